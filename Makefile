@@ -1,0 +1,35 @@
+# make demo   install, then turn the example sounds into pictures (miniature models, CPU, offline)
+# make test   install, then run all tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.xmodal-installed
+export HF_HUB_OFFLINE = 1
+
+.PHONY: install demo test lint bench clean
+
+install: $(STAMP)
+
+# Again only when the metadata or the tested versions change.
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .[dev] -c constraints.txt
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/xmodal generate examples/sounds/*.wav --to image -o outputs/demo
+	@echo "The pictures are in $(CURDIR)/outputs/demo"
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf outputs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

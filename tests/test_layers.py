@@ -1,0 +1,81 @@
+"""Who may import whom, and how large things may grow (DESIGN, section 2)."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "xmodal"
+FILES = sorted(ROOT.rglob("*.py"))
+MODALITIES = ("audio2image", "vision2audio", "text2audio")
+# First part of a module's name below xmodal -> what it may import of xmodal. A name allows all that lies below it.
+ALLOWED: dict[str, set[str]] = {
+    "__init__": {"registry", "routes"},
+    "__main__": {"", "registry", "routes", "cli", "miniature"},
+    "cli": {"task", "registry"},
+    "registry": {"foundation.base", "frozen"},
+    "routes": {"registry", "task", "data"},
+    "frozen": set(),
+    "modelcard": set(),
+    "task": {"frozen", "modelcard", "foundation.base"},
+    "foundation": {"frozen", "foundation", "diffusion"},
+    "diffusion": {"diffusion"},
+    "data": {"data"},
+    "metrics": {"metrics", "foundation.base"},
+    "miniature": {"miniature", "foundation", "task", "data", "diffusion", "metrics"},
+    **{name: {name, "task", "foundation.base", "diffusion", "data", "metrics"} for name in MODALITIES},
+}
+
+
+def imports(tree: ast.AST, package: str) -> Iterator[str]:
+    """Full names of all that a file imports of xmodal, at the top and inside functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "xmodal")
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in {package}"
+            if (node.module or "").split(".")[0] == "xmodal":
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def permitted(name: str, allowed: set[str]) -> bool:
+    target = name.removeprefix("xmodal").removeprefix(".")
+    return any(target == rule or (rule and target.startswith(rule + ".")) for rule in allowed) or ("" in allowed and not target)
+
+
+def area(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_import_direction(path: Path) -> None:
+    assert area(path) in ALLOWED, f"{path} belongs to no layer: add it to DESIGN and to this test"
+    found = set(imports(ast.parse(path.read_text()), str(path)))
+    assert not {name for name in found if not permitted(name, ALLOWED[area(path)])}
+
+
+def test_the_rule_catches_a_breach() -> None:
+    tree = ast.parse("def f():\n    from xmodal.foundation.beats import BEATs\n    import xmodal.miniature.world")
+    found = list(imports(tree, ""))
+    assert found == ["xmodal.foundation.beats.BEATs", "xmodal.miniature.world"]
+    assert not any(permitted(name, ALLOWED["audio2image"]) for name in found)
+    assert permitted("xmodal.foundation.base.Adapter", ALLOWED["audio2image"])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_size_budget(path: Path) -> None:
+    text = path.read_text()
+    # One file per model holds its whole architecture.
+    assert len(text.splitlines()) <= (500 if area(path) == "foundation" else 400)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1 - len((ast.get_docstring(node, clean=False) or "").splitlines())
+            assert lines <= 60, f"{node.name} has {lines} lines"
+
+
+def test_no_assert_in_the_package() -> None:
+    assert [str(p) for p in FILES if any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(p.read_text())))] == []

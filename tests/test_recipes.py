@@ -1,0 +1,63 @@
+"""Every recipe parses against the classes that it names; nothing is built."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonargparse import ArgumentParser, capture_parser
+
+from xmodal import cli
+from xmodal.registry import recipes_folder
+
+FOLDER = recipes_folder()
+RECIPES = sorted(FOLDER.rglob("*.yaml"))
+OVERLAYS = [path for path in RECIPES if path.parent.name == "overlays"]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(FOLDER))
+
+
+@pytest.fixture(scope="module")
+def parser() -> ArgumentParser:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["xmodal", "fit"])
+        return capture_parser(cli.main)
+
+
+def base_of(overlay: Path) -> Path:
+    """The recipe that an overlay's header names: ``# Base: recipes/audio2image/audiotoken.yaml``."""
+    found = re.search(r"^# Base: *(?:recipes/)?(\S+\.yaml)", overlay.read_text(), re.MULTILINE)
+    assert found, f"{overlay} names no base recipe in its header"
+    return FOLDER / found.group(1)
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path not in OVERLAYS], ids=name)
+def test_recipe_parses(parser: ArgumentParser, path: Path) -> None:
+    config = parser.parse_args(["fit", "--config", str(path)])
+    assert config.fit.model.class_path.startswith("xmodal.")
+    assert "${" not in parser.dump(config)
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=name)
+def test_overlay_parses_and_changes_its_base(parser: ArgumentParser, path: Path) -> None:
+    base = ["fit", "--config", str(base_of(path))]
+    changed = parser.parse_args([*base, "--config", str(path)])
+    assert parser.dump(changed) != parser.dump(parser.parse_args(base))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_header_says_what_it_is_and_how_to_run_it(path: Path) -> None:
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert header
+    assert any("xmodal fit --config" in line or "# Base:" in line for line in header)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_shared_values_are_used(path: Path) -> None:
+    text = path.read_text()
+    for key in yaml.safe_load(text).get("vars", {}):
+        assert "${vars." + key + "}" in text, f"vars.{key} is never used"

@@ -1,0 +1,122 @@
+"""AudioToken (arXiv 2305.13050): a sound becomes one pseudo-word in a Stable Diffusion prompt.
+
+Frozen: the audio encoder, and Stable Diffusion's VAE, text encoder and UNet. Trained: the embedder that turns audio
+tokens (B, L, w) into a word embedding (B, token_dim). The denoising loss reaches it through UNet and text encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from xmodal.audio2image.embedder import AudioTokenEmbedder
+from xmodal.audio2image.losses import classification_loss, l1_loss, l2_loss
+from xmodal.audio2image.pipeline import AudioTokenPipeline
+from xmodal.foundation.base import Adapter, AudioEncoder, ImageGenerator
+from xmodal.task import Task
+
+
+class AudioToken(Task):
+    """Train an embedder that speaks Stable Diffusion's language.
+
+    Args:
+        encoder: hears; its ``tokens`` feed the embedder.
+        generator: paints; its text encoder receives the pseudo-word.
+        adapter: factory ``(encoder.width, generator.token_dim) -> Adapter``.
+        prompt: training template; ``{}`` is the place of the pseudo-word.
+        l1_weight: lambda of mean |token| (the public code's default).
+        l2_weight: lambda of the squared norm.
+        classification_weight: lambda of the distance to the label's own words; needs ``name`` in the batch.
+        seconds: length of sound that a picture is made from; longer sounds give their loudest window.
+        short: what happens to shorter sounds: ``loop`` (as published) or ``pad`` with silence.
+        guidance_scale, num_inference_steps: defaults of the pipeline that this adapter ships with.
+        weights: a published adapter to start from: a built-in name, or a folder with ``adapter.safetensors``.
+        predictions: folder that ``xmodal predict`` writes its pictures to.
+        **task: optimizer and lr_scheduler factories, see :class:`xmodal.task.Task`.
+    """
+
+    def __init__(
+        self,
+        encoder: AudioEncoder,
+        generator: ImageGenerator,
+        adapter: Callable[[int, int], Adapter] = AudioTokenEmbedder,
+        prompt: str = "a photo of {}",
+        l1_weight: float = 0.01,
+        l2_weight: float = 0.0,
+        classification_weight: float = 0.0,
+        seconds: float = 10.0,
+        short: str = "loop",
+        guidance_scale: float = 7.5,
+        num_inference_steps: int = 25,
+        weights: str | None = None,
+        predictions: Path = Path("outputs/predictions"),
+        **task: Any,
+    ) -> None:
+        super().__init__(**task)
+        if prompt.count("{}") != 1:
+            raise ValueError(f"prompt {prompt!r} must hold exactly one {{}}, the place of the sound")
+        self.encoder, self.generator = encoder, generator
+        self.adapter = self.build_adapter(adapter, encoder.width, generator.token_dim)
+        if weights is not None:
+            self.load_adapter(weights)
+        self.prompt, self.predictions = prompt, Path(predictions)
+        self.lambdas = {"l1": l1_weight, "l2": l2_weight, "classification": classification_weight}
+        self.seconds, self.short = seconds, short
+        self.defaults = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
+
+    @torch.no_grad()
+    def features(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """What the frozen parts make of a batch, computed once per clip where a cache serves.
+
+        ``waveform`` (B, T) -> ``audio_tokens`` (B, L, w); ``pixels`` (B, 3, H, W) in [0, 1] -> ``latent_mean`` and
+        ``latent_std`` (B, C, h, w) of the VAE posterior, so that each step can still draw a sample of it.
+        """
+        mean, logvar = self.generator.encode(batch["pixels"])
+        return {"audio_tokens": self.encoder.tokens(batch["waveform"]), "latent_mean": mean, "latent_std": (0.5 * logvar).exp()}
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Weighted terms of the objective; ``batch`` holds :meth:`features` or their inputs."""
+        if "audio_tokens" not in batch:
+            batch = {**batch, **self.features(batch)}
+        token = self.adapter(batch["audio_tokens"])
+        latents = batch["latent_mean"] + batch["latent_std"] * torch.randn_like(batch["latent_std"])
+        prompt_embeds = self.generator.prompt_embeds([self.prompt] * len(token), token)
+        terms = {"denoising": self.generator.loss(latents * self.generator.scaling_factor, prompt_embeds)}
+        if self.lambdas["l1"]:
+            terms["l1"] = self.lambdas["l1"] * l1_loss(token)
+        if self.lambdas["l2"]:
+            terms["l2"] = self.lambdas["l2"] * l2_loss(token)
+        if self.lambdas["classification"]:
+            labels = self.generator.label_embeds(batch["name"])
+            terms["classification"] = self.lambdas["classification"] * classification_loss(token, labels)
+        return terms
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Path]:
+        """Paint one picture per clip into ``predictions``; clips that already have one are passed over.
+
+        Each clip's noise depends on its id alone, so a run that was stopped and resumed gives the same pictures.
+        """
+        targets = [self.predictions / f"{name}.png" for name in batch["id"]]
+        missing = [index for index, path in enumerate(targets) if not path.exists()]
+        if not missing:
+            return targets
+        noise = [torch.Generator().manual_seed(crc32(batch["id"][index].encode())) for index in missing]
+        waveforms = [batch["waveform"][index] for index in missing]
+        images = self.pipeline()(waveforms, sampling_rate=self.encoder.sample_rate, generator=noise).images
+        self.predictions.mkdir(parents=True, exist_ok=True)
+        for index, image in zip(missing, images, strict=True):
+            partial = targets[index].with_suffix(".partial")
+            image.save(partial, format="png")
+            partial.replace(targets[index])
+        return targets
+
+    def pipeline(self) -> AudioTokenPipeline:
+        """The callable that users run: sound in, pictures out."""
+        return AudioTokenPipeline(
+            self.encoder, self.generator, self.adapter, self.prompt, self.seconds, self.short, **self.defaults
+        )

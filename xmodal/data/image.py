@@ -1,0 +1,27 @@
+"""Pictures from files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def load_image(path: str | Path, width: int, height: int) -> Tensor:
+    """Read a picture as float32 (3, height, width) in [0, 1], resized bicubically without keeping its aspect ratio.
+
+    Raises FileNotFoundError for a missing file and ValueError for one that is not a readable picture.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no picture {path}")
+    try:
+        with Image.open(path) as picture:
+            resized = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is not a readable picture: expected jpg, png or webp ({error})") from error
+    return torch.from_numpy(np.asarray(resized, np.float32).transpose(2, 0, 1) / 255)

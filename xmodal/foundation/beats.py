@@ -1,0 +1,491 @@
+"""BEATs: sound to a time-ordered sequence of patch features (Chen et al., "BEATs", arXiv 2212.09058).
+
+Waveform 16 kHz -> Kaldi filter bank (128 bins, 10 ms) -> 16x16 patches, 8 per 160 ms -> post-norm transformer with
+deep-norm residuals (arXiv 2203.00555) and a gated relative position bias (arXiv 2110.13900) shared by all layers.
+Module names equal those of the official checkpoints, so their state dicts load as they are.
+
+Letters: B batch, T samples, F frames, L tokens, N classes, H heads, d ``encoder_embed_dim``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xmodal.foundation.base import AudioEncoder, Card, find_card
+
+SAMPLE_RATE = 16_000
+MEL_BINS = 128
+WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms, the next power of two
+FBANK_MEAN, FBANK_STD = 15.41663, 6.55582  # of AudioSet, as published; the standard deviation is used twice over
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
+POSITION_KEY = "self_attn.relative_attention_bias.weight"
+OFFICIAL = "https://github.com/microsoft/unilm/tree/master/beats (or a mirror; its links have been dead at times)"
+
+
+@dataclass(frozen=True)
+class BEATsConfig:
+    """Sizes and switches under the names of the official ``cfg``, with its defaults (but patches of 16, not -1).
+
+    The published iter3+ files set ``deep_norm``, ``relative_position_embedding`` and ``gru_rel_pos`` to true and
+    ``max_distance`` to 800. ``layer_wise_gradient_decay_ratio`` scales gradients in training mode only.
+    """
+
+    input_patch_size: int = 16
+    embed_dim: int = 512
+    conv_bias: bool = False
+    encoder_layers: int = 12
+    encoder_embed_dim: int = 768
+    encoder_ffn_embed_dim: int = 3072
+    encoder_attention_heads: int = 12
+    activation_fn: str = "gelu"
+    layer_wise_gradient_decay_ratio: float = 1.0
+    layer_norm_first: bool = False
+    deep_norm: bool = False
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.0
+    encoder_layerdrop: float = 0.0
+    dropout_input: float = 0.0
+    conv_pos: int = 128
+    conv_pos_groups: int = 16
+    relative_position_embedding: bool = False
+    num_buckets: int = 320
+    max_distance: int = 1280
+    gru_rel_pos: bool = False
+    finetuned_model: bool = False
+    predictor_dropout: float = 0.1
+    predictor_class: int = 527
+
+    def __post_init__(self) -> None:
+        for whole, part in (("encoder_embed_dim", "encoder_attention_heads"), ("encoder_embed_dim", "conv_pos_groups")):
+            if getattr(self, whole) % getattr(self, part):
+                raise ValueError(f"{part} {getattr(self, part)} does not divide {whole} {getattr(self, whole)}")
+        if self.input_patch_size < 1 or MEL_BINS % self.input_patch_size:
+            raise ValueError(f"input_patch_size {self.input_patch_size} does not divide the {MEL_BINS} mel bins")
+        if self.activation_fn not in ACTIVATIONS:
+            raise ValueError(f"activation_fn {self.activation_fn!r} is not one of {', '.join(ACTIVATIONS)}")
+        if self.deep_norm and self.layer_norm_first:
+            raise ValueError("deep_norm is a post-norm scheme: set it or layer_norm_first, not both")
+
+    @classmethod
+    def of(cls, cfg: Mapping[str, Any]) -> Self:
+        """Build from a checkpoint's ``cfg``: unknown keys are ignored, missing ones take their default."""
+        return cls(**{item.name: cfg[item.name] for item in fields(cls) if item.name in cfg})
+
+    @property
+    def min_samples(self) -> int:
+        """Samples of the shortest sound that fills one patch: 2800 for patches of 16 frames."""
+        return WINDOW + (self.input_patch_size - 1) * HOP
+
+
+def _mel(hertz: np.ndarray) -> np.ndarray:
+    return 1127.0 * np.log1p(hertz / 700.0)
+
+
+@lru_cache(maxsize=1)
+def _filters() -> tuple[np.ndarray, np.ndarray]:
+    """Povey window (400,) and triangles (257, 128), even in mel from 20 Hz to 8 kHz; numpy, so no torch mode can taint them."""
+    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / (WINDOW - 1))) ** 0.85
+    low, high = _mel(np.array([20.0, SAMPLE_RATE / 2]))
+    edges = np.linspace(low, high, MEL_BINS + 2)
+    bins = _mel(np.arange(FFT // 2 + 1) * SAMPLE_RATE / FFT)[:, None]
+    rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    triangles = np.clip(np.minimum(rise, fall), 0, None)
+    triangles[-1] = 0  # Kaldi leaves the Nyquist bin out
+    return window.astype(np.float32), triangles.astype(np.float32)
+
+
+def kaldi_fbank(waveform: Tensor) -> Tensor:
+    """Log mel energies (B, F, 128) of 16 kHz waveforms (B, T) in [-1, 1], F = (T - 400) // 160 + 1; always float32."""
+    window, triangles = (torch.from_numpy(array).to(waveform.device) for array in _filters())
+    frames = (waveform.float() * 2**15).unfold(-1, WINDOW, HOP)
+    frames = frames - frames.mean(-1, keepdim=True)
+    previous = torch.cat((frames[..., :1], frames[..., :-1]), -1)
+    spectrum = torch.view_as_real(torch.fft.rfft((frames - 0.97 * previous) * window, FFT)).square().sum(-1)
+    return (spectrum @ triangles).clamp(min=torch.finfo(torch.float32).eps).log()
+
+
+@lru_cache(maxsize=16)
+def position_buckets(tokens: int, num_buckets: int, max_distance: int) -> np.ndarray:
+    """Bucket of every distance key - query from 1 - tokens to tokens - 1: exact when near, logarithmic when far."""
+    half = num_buckets // 2
+    exact = half // 2
+    distance = np.arange(1 - tokens, tokens)
+    size = np.abs(distance)
+    ratio = np.log(np.maximum(size, 1).astype(np.float32) / np.float32(exact)) / np.float32(math.log(max_distance / exact))
+    far = np.minimum(exact + (ratio * np.float32(half - exact)).astype(np.int64), half - 1)
+    return np.where(size < exact, size, far) + half * (distance > 0)
+
+
+class PositionConv(nn.Module):
+    """Grouped convolution over time with weight norm per tap; parameters ``weight_g``, ``weight_v``, ``bias`` as published."""
+
+    def __init__(self, width: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.weight_v = nn.Parameter(torch.empty(width, width // groups, kernel))
+        nn.init.normal_(self.weight_v, std=math.sqrt(4 / (kernel * width)))
+        self.weight_g = nn.Parameter(self.weight_v.detach().norm(dim=(0, 1), keepdim=True))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, d, L) -> (B, d, L)."""
+        kernel = self.weight_v.shape[-1]
+        weight = self.weight_v * (self.weight_g / self.weight_v.norm(dim=(0, 1), keepdim=True))
+        return F.conv1d(x, weight, self.bias, padding=kernel // 2, groups=self.groups)[..., : x.shape[-1]]
+
+
+class Attention(nn.Module):
+    """Self-attention whose relative position bias is scaled per query by two gates read from the projected query."""
+
+    def __init__(self, config: BEATsConfig, relative_attention_bias: nn.Embedding | None) -> None:
+        super().__init__()
+        width, self.heads = config.encoder_embed_dim, config.encoder_attention_heads
+        self.dropout = config.attention_dropout
+        self.k_proj, self.v_proj, self.q_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
+        self.gated = config.gru_rel_pos
+        if relative_attention_bias is not None:
+            self.relative_attention_bias = relative_attention_bias
+        if self.gated:
+            self.grep_linear = nn.Linear(width // self.heads, 8)
+            self.grep_a = nn.Parameter(torch.ones(1, self.heads, 1, 1))
+
+    def forward(self, x: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Input (B, L, d), position bias (H, L, L), padding mask (B, L) true where padded -> (B, L, d)."""
+        query, key, value = (
+            proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        if bias is not None and self.gated:
+            gates = self.grep_linear(query).unflatten(-1, (2, 4)).sum(-1).sigmoid()
+            bias = (gates[..., :1] * (gates[..., 1:] * self.grep_a - 1) + 2) * bias
+        if bias is not None:
+            bias = bias.to(query.dtype).expand(len(x), -1, -1, -1)
+        if mask is not None:
+            bias = query.new_zeros(()) if bias is None else bias
+            bias = bias.masked_fill(mask[:, None, None], torch.finfo(query.dtype).min)
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class Layer(nn.Module):
+    """One transformer layer; post-norm unless ``layer_norm_first``, residual scaled by (2 * layers)^(1/4) with deep norm."""
+
+    def __init__(self, config: BEATsConfig, relative_attention_bias: nn.Embedding | None) -> None:
+        super().__init__()
+        width = config.encoder_embed_dim
+        self.self_attn = Attention(config, relative_attention_bias)
+        self.self_attn_layer_norm, self.final_layer_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, config.encoder_ffn_embed_dim)
+        self.fc2 = nn.Linear(config.encoder_ffn_embed_dim, width)
+        self.activation = ACTIVATIONS[config.activation_fn]
+        self.dropout, self.activation_dropout = nn.Dropout(config.dropout), nn.Dropout(config.activation_dropout)
+        self.alpha = (2 * config.encoder_layers) ** 0.25 if config.deep_norm else 1.0
+        self.norm_first = config.layer_norm_first
+
+    def _feed(self, x: Tensor) -> Tensor:
+        return self.fc2(self.activation_dropout(self.activation(self.fc1(x))))
+
+    def forward(self, x: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
+        """(B, L, d) -> (B, L, d); bias and mask as in `Attention`."""
+        if self.norm_first:
+            x = x + self.dropout(self.self_attn(self.self_attn_layer_norm(x), bias, mask))
+            return x + self.dropout(self._feed(self.final_layer_norm(x)))
+        x = self.self_attn_layer_norm(self.alpha * x + self.dropout(self.self_attn(x, bias, mask)))
+        return self.final_layer_norm(self.alpha * x + self.dropout(self._feed(x)))
+
+
+class Transformer(nn.Module):
+    """Convolutional position embedding and the layers."""
+
+    def __init__(self, config: BEATsConfig) -> None:
+        super().__init__()
+        self.config = config
+        conv = PositionConv(config.encoder_embed_dim, config.conv_pos, config.conv_pos_groups)
+        self.pos_conv = nn.Sequential(conv, nn.GELU())
+        relative = config.relative_position_embedding
+        shared = nn.Embedding(config.num_buckets, config.encoder_attention_heads) if relative else None
+        self.layers = nn.ModuleList(Layer(config, shared) for _ in range(config.encoder_layers))
+        self.layer_norm = nn.LayerNorm(config.encoder_embed_dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self._reset()
+
+    def _reset(self) -> None:
+        """Normal(0, 0.02), zero biases; with deep norm Xavier projections, the value path scaled by (8 * layers)^(-1/4)."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+        beta = (8 * self.config.encoder_layers) ** -0.25
+        for layer in cast(list[Layer], self.layers) if self.config.deep_norm else []:
+            attention = layer.self_attn
+            for linear in (attention.q_proj, attention.k_proj):
+                nn.init.xavier_normal_(linear.weight)
+            for linear in (attention.v_proj, attention.out_proj, layer.fc1, layer.fc2):
+                nn.init.xavier_normal_(linear.weight, gain=beta)
+
+    def position_bias(self, tokens: int) -> Tensor | None:
+        """(H, L, L) bias of query i on key j, a function of j - i; None without relative positions."""
+        if not self.config.relative_position_embedding:
+            return None
+        table = cast(Layer, self.layers[0]).self_attn.relative_attention_bias
+        buckets = torch.from_numpy(position_buckets(tokens, self.config.num_buckets, self.config.max_distance))
+        return table(buckets.to(table.weight.device)).t().unfold(-1, tokens, 1).flip(1)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+        """(B, L, d) and padding mask (B, L) -> input of the first layer and output of every layer, each (B, L, d)."""
+        config = self.config
+        if mask is not None:
+            x = x.masked_fill(mask[..., None], 0)
+        x = x + self.pos_conv(x.transpose(1, 2)).transpose(1, 2)
+        x = self.dropout(x if config.layer_norm_first else self.layer_norm(x))
+        bias, hidden = self.position_bias(x.shape[1]), [x]
+        decay = config.layer_wise_gradient_decay_ratio if self.training else 1.0
+        for layer in self.layers:
+            if decay != 1.0:
+                x = decay * x + (1 - decay) * x.detach()
+            drop = self.training and config.encoder_layerdrop > 0
+            if not (drop and torch.rand((), device="cpu").item() < config.encoder_layerdrop):
+                x = layer(x, bias, mask)
+            hidden.append(x)
+        if config.layer_norm_first:
+            hidden[-1] = self.layer_norm(x)
+        return hidden
+
+
+def _shrink_mask(mask: Tensor, length: int) -> Tensor:
+    """(B, n) -> (B, length): true where all entries of one of ``length`` equal pieces are true; the remainder is cut off."""
+    return mask[:, : mask.shape[1] // length * length].unflatten(1, (length, -1)).all(-1)
+
+
+class BEATsModel(nn.Module):
+    """The trainable architecture, of any size. State dict keys are the official ones."""
+
+    def __init__(self, config: BEATsConfig) -> None:
+        super().__init__()
+        self.config = config
+        patch = config.input_patch_size
+        self.patch_embedding = nn.Conv2d(1, config.embed_dim, patch, stride=patch, bias=config.conv_bias)
+        self.layer_norm = nn.LayerNorm(config.embed_dim)
+        same = config.embed_dim == config.encoder_embed_dim
+        self.post_extract_proj = None if same else nn.Linear(config.embed_dim, config.encoder_embed_dim)
+        self.dropout_input = nn.Dropout(config.dropout_input)
+        self.encoder = Transformer(config)
+        self.predictor_dropout = nn.Dropout(config.predictor_dropout)
+        self.predictor = nn.Linear(config.encoder_embed_dim, config.predictor_class) if config.finetuned_model else None
+
+    def fbank(self, waveform: Tensor) -> Tensor:
+        """16 kHz waveforms (B, T) in [-1, 1] -> normalised filter bank (B, F, 128), float32 even under autocast.
+
+        Raises ValueError for another shape, and for a sound too short to fill one patch.
+        """
+        if waveform.ndim != 2:
+            raise ValueError(f"BEATs takes waveforms of shape (batch, samples), got {tuple(waveform.shape)}")
+        if waveform.shape[1] < self.config.min_samples:
+            raise ValueError(
+                f"BEATs needs at least {self.config.min_samples} samples at {SAMPLE_RATE} Hz (one patch of "
+                f"{self.config.input_patch_size} frames), got {waveform.shape[1]}: give a longer sound"
+            )
+        kind = waveform.device.type
+        with torch.autocast(kind if torch.amp.is_autocast_available(kind) else "cpu", enabled=False):
+            return (kaldi_fbank(waveform) - FBANK_MEAN) / (2 * FBANK_STD)
+
+    def patches(self, fbank: Tensor) -> Tensor:
+        """(B, F, 128) -> layer-normalised patches (B, L, embed_dim) in time order, 8 frequency patches per time step."""
+        images = fbank[:, None].to(self.patch_embedding.weight.dtype)
+        return self.layer_norm(self.patch_embedding(images).flatten(2).transpose(1, 2))
+
+    def token_mask(self, padding_mask: Tensor) -> Tensor:
+        """Padding mask (B, T) over samples, true where padded -> (B, L) over tokens, rounded as the original rounds it."""
+        frames, patch = (padding_mask.shape[1] - WINDOW) // HOP + 1, self.config.input_patch_size
+        return _shrink_mask(_shrink_mask(padding_mask.bool(), frames), frames // patch * (MEL_BINS // patch))
+
+    def encode(self, fbank: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+        """Normalised filter bank (B, F, 128) and padding mask over tokens (B, L) -> hidden states as in `forward`."""
+        x = self.patches(fbank)
+        x = x if self.post_extract_proj is None else self.post_extract_proj(x)
+        return self.encoder(self.dropout_input(x), mask)
+
+    def forward(self, waveform: Tensor, padding_mask: Tensor | None = None) -> list[Tensor]:
+        """Waveforms (B, T) -> every hidden state (B, L, d): the input of layer 1, then the output of layers 1, 2, ...
+
+        ``padding_mask`` (B, T) is true where a clip was padded. Raises ValueError as `fbank` does.
+        """
+        return self.encode(self.fbank(waveform), None if padding_mask is None else self.token_mask(padding_mask))
+
+    hidden_states = forward
+
+    def features(self, waveform: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Waveforms (B, T) -> the last layer's output (B, L, d)."""
+        return self(waveform, padding_mask)[-1]
+
+    def logits(self, waveform: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Waveforms (B, T) -> class logits (B, N), the mean over the tokens that are not padding; sigmoid gives probabilities.
+
+        Raises ValueError if the model was built without ``finetuned_model``.
+        """
+        if self.predictor is None:
+            raise ValueError("this BEATs has no classifier: give a fine-tuned checkpoint, or a config with finetuned_model true")
+        scores = self.predictor(self.predictor_dropout(self.features(waveform, padding_mask)))
+        if padding_mask is None:
+            return scores.mean(1)
+        padded = self.token_mask(padding_mask)[..., None]
+        return scores.masked_fill(padded, 0).sum(1) / (~padded).sum(1).clamp(min=1)
+
+
+def save(model: BEATsModel, labels: list[str], folder: Path) -> None:
+    """Write ``config.json`` (cfg and labels) and ``model.safetensors`` (float16), each under a temporary name first.
+
+    Raises ValueError if the labels do not match the classifier, or a weight does not fit into float16.
+    """
+    classes = 0 if model.predictor is None else model.config.predictor_class
+    if labels and len(labels) != classes:
+        raise ValueError(f"{len(labels)} labels were given, but the classifier has {classes} classes")
+    first = f"encoder.layers.0.{POSITION_KEY}"
+    kept = {key: value for key, value in model.state_dict().items() if key == first or not key.endswith(POSITION_KEY)}
+    tensors = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in kept.items()}
+    for key, value in tensors.items():
+        if not value.isfinite().all():
+            raise ValueError(f"{key} is not finite in float16: the model cannot be saved in this form")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors.part", metadata={"format": "pt"})
+    (folder / "config.json.part").write_text(json.dumps({"cfg": asdict(model.config), "labels": labels}, indent=1) + "\n")
+    for name in ("model.safetensors", "config.json"):
+        os.replace(folder / f"{name}.part", folder / name)
+
+
+def load(path: Path) -> tuple[BEATsModel, list[str]]:
+    """Read an official ``.pt`` file, or a folder written by `save`, into a float32 model in eval mode and its labels.
+
+    Raises FileNotFoundError or ValueError with the file, what was expected and the mend.
+    """
+    content = _read_folder(path) if path.is_dir() else _read_official(path)
+    state = {key: value.float() for key, value in content["model"].items()}
+    config = replace(BEATsConfig.of(content["cfg"]), finetuned_model="predictor.weight" in state)
+    shared = state.get(f"encoder.layers.0.{POSITION_KEY}")
+    if shared is not None:
+        state |= {f"encoder.layers.{index}.{POSITION_KEY}": shared for index in range(config.encoder_layers)}
+    with torch.device("meta"):
+        model = BEATsModel(config)
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+    if wrong:
+        raise ValueError(
+            f"{path}: {len(wrong)} tensors disagree with its cfg, first {wrong[0]} (file {found.get(wrong[0], 'lacks it')}, "
+            f"model {expected.get(wrong[0], 'lacks it')}): use an unmodified BEATs model file, not a tokenizer or another network"
+        )
+    model.load_state_dict(state, assign=True)
+    labels = content.get("label_dict") or {}
+    return model.eval(), [str(labels[index]) for index in sorted(labels)]
+
+
+def _read_official(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: give the path of a BEATs .pt file from {OFFICIAL}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} cannot be read as a PyTorch file ({reason}): fetch it again from {OFFICIAL}") from error
+    if not (isinstance(content, dict) and all(isinstance(content.get(key), Mapping) for key in ("cfg", "model"))):
+        found = ", ".join(sorted(map(str, content))[:6]) if isinstance(content, dict) else f"a {type(content).__name__}"
+        expected = f"expected a dict with cfg and model, found {found or 'an empty dict'}"
+        raise ValueError(f"{path} is not a BEATs checkpoint: {expected}; give a .pt file from {OFFICIAL}")
+    return content
+
+
+def _read_folder(folder: Path) -> dict[str, Any]:
+    config, weights = folder / "config.json", folder / "model.safetensors"
+    for path in (config, weights):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist: a BEATs folder holds {config.name} and {weights.name}, copy both")
+    try:
+        path = config
+        content = json.loads(path.read_text())
+        cfg, labels = content["cfg"], content["labels"]
+        path = weights
+        return {"cfg": cfg, "label_dict": dict(enumerate(labels)), "model": load_file(path)}
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} is damaged or not of BEATs ({reason}): copy or train it again") from error
+
+
+class BEATs(AudioEncoder):
+    """Frozen BEATs.
+
+    ``card`` is a name in `CARDS`, an official ``.pt`` file or a folder written by `save`. ``layers`` (counted from 1)
+    are those that `tokens` concatenates; by default the card's, else the last layer of each third (4, 8, 12 of 12),
+    the choice of AudioToken (arXiv 2305.13050). ``labels`` holds the class names of a fine-tuned checkpoint, else
+    nothing. Raises ValueError for layers that do not exist, and as `load` does.
+    """
+
+    sample_rate = SAMPLE_RATE
+
+    def __init__(self, card: str = "mini", layers: list[int] | None = None) -> None:
+        super().__init__()
+        chosen = find_card(CARDS, card, "BEATs")
+        chosen.verify()
+        self.model, self.labels = load(chosen.folder())
+        depth = self.model.config.encoder_layers
+        thirds = sorted({math.ceil(depth * part / 3) for part in (1, 2, 3)})
+        self.layers: list[int] = list(layers if layers is not None else chosen.options.get("layers", thirds))
+        beyond = [layer for layer in self.layers if not 1 <= layer <= depth]
+        if beyond or not self.layers:
+            raise ValueError(f"layers {beyond or self.layers} do not exist in BEATs {card!r}: choose from 1 to {depth}")
+        self.dim = self.model.config.encoder_embed_dim
+        self.width = len(self.layers) * self.dim
+
+    def tokens(self, waveform: Tensor) -> Tensor:
+        """16 kHz waveforms (B, T) -> the chosen layers side by side (B, L, width), time-major, 8 tokens per 160 ms."""
+        hidden = self.model.hidden_states(waveform)
+        return torch.cat([hidden[layer] for layer in self.layers], -1)
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """16 kHz waveforms (B, T) -> the mean of the last layer's tokens (B, dim), not normalised."""
+        return self.model.features(inputs).mean(1)
+
+    def tag(self, waveform: Tensor) -> Tensor:
+        """16 kHz waveforms (B, T) -> independent probability of each class (B, N); ValueError without a classifier."""
+        return self.model.logits(waveform).sigmoid()
+
+
+def _official(name: str, parameters: int) -> Card:
+    files, layers = {f"{name}.pt": None}, {"layers": [4, 8, 12]}
+    return Card(f"{name}.pt", files, "MIT", True, OFFICIAL, parameters, 768, SAMPLE_RATE, normalised=False, options=layers)
+
+
+CARDS: dict[str, Card] = {
+    "mini": Card(
+        source="package:beats",
+        files={"config.json": None, "model.safetensors": None},
+        licence="Apache-2.0",
+        commercial=True,
+        origin="recipes/miniature",
+        parameters=0,
+        dim=128,
+        sample_rate=SAMPLE_RATE,
+        normalised=False,
+        options={"layers": [2, 3, 4]},
+    ),
+    "iter3-plus-as2m": _official("BEATs_iter3_plus_AS2M", 90_311_792),
+    "iter3-plus-as2m-cpt1": _official("BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt1", 90_717_055),
+    "iter3-plus-as2m-cpt2": _official("BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2", 90_717_055),
+}

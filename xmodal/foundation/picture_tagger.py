@@ -1,0 +1,98 @@
+"""A small convolutional tagger of the miniature world's pictures: the judge of what a generated picture shows.
+
+It is trained on rendered pictures only, never on generated ones, and shares no weight with any generator.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xmodal.foundation.base import Card, ImageEncoder, find_card
+
+
+class PictureTaggerModel(nn.Module):
+    """Four strided convolutions, one hidden layer, one softmax per group of labels.
+
+    Args:
+        groups: label names by group, for example ``{"thing": ["bell", ...], "size": [...]}``.
+        width: channels of the first convolution.
+        dim: size of the embedding.
+    """
+
+    def __init__(self, groups: dict[str, list[str]], width: int = 24, dim: int = 128) -> None:
+        super().__init__()
+        self.groups, self.width, self.dim = groups, width, dim
+        channels = (3, width, 2 * width, 3 * width, 4 * width)
+        layers: list[nn.Module] = []
+        for before, after in zip(channels, channels[1:], strict=False):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.GELU()]
+            layers += [nn.Conv2d(after, after, 3, padding=1), nn.GroupNorm(8, after), nn.GELU()]
+        self.trunk = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * channels[-1], dim), nn.GELU())
+        self.heads = nn.ModuleDict({name: nn.Linear(dim, len(labels)) for name, labels in groups.items()})
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B, 3, 64, 64) in [0, 1] -> embedding (B, dim) and logits (B, labels) of every group."""
+        embedding = self.trunk(pixels * 2 - 1)
+        return embedding, {name: head(embedding) for name, head in self.heads.items()}
+
+
+class PictureTagger(ImageEncoder):
+    """The frozen tagger.
+
+    Args:
+        card: a card's name or the path of a folder with ``config.json`` and ``model.safetensors``.
+    """
+
+    def __init__(self, card: str = "mini") -> None:
+        from safetensors.torch import load_file
+
+        super().__init__()
+        folder = find_card(CARDS, card, "picture_tagger").folder()
+        config = json.loads((folder / "config.json").read_text())
+        self.model = PictureTaggerModel(**config)
+        self.model.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
+        self.model.requires_grad_(False)
+        self.dim, self.image_size = self.model.dim, 64
+
+    def _logits(self, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if pixels.shape[-2:] != (self.image_size, self.image_size):
+            pixels = F.interpolate(pixels, (self.image_size, self.image_size), mode="bilinear", antialias=True)
+        return self.model(pixels)
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, 128), not normalised."""
+        return self._logits(inputs)[0]
+
+    def tag(self, pixels: Tensor) -> dict[str, list[str]]:
+        """The most likely label of every group for each picture."""
+        logits = self._logits(pixels)[1]
+        return {name: [self.model.groups[name][i] for i in rows.argmax(-1)] for name, rows in logits.items()}
+
+
+def save(model: PictureTaggerModel, folder: Path) -> None:
+    """Write ``config.json`` and float16 ``model.safetensors``."""
+    from safetensors.torch import save_file
+
+    config = {"groups": model.groups, "width": model.width, "dim": model.dim}
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    save_file({k: v.to(torch.float16).contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+
+
+CARDS = {
+    "mini": Card(
+        source="package:picture_tagger",
+        files={"config.json": None, "model.safetensors": None},
+        licence="Apache-2.0",
+        commercial=True,
+        origin="recipes/miniature/picture_tagger.yaml",
+        parameters=0,
+        dim=128,
+        image_size=64,
+        normalised=False,
+    )
+}

@@ -1,0 +1,346 @@
+"""Stable Diffusion 1.x and 2.x (Rombach et al., arXiv 2112.10752) over diffusers: paints, and can be trained through.
+
+Letters: B batch, S tokens of a prompt, c width of the text encoder's output, C latent channels, H and W pixels,
+h and w latent rows and columns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xmodal.diffusion.sampling import Generators, sample, with_guidance
+from xmodal.diffusion.training import denoising_loss
+from xmodal.foundation.base import Card, ImageGenerator, find_card
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+HUB_FILES = ["*/*.json", "tokenizer/merges.txt", "text_encoder/model.safetensors"] + [
+    f"{part}/diffusion_pytorch_model.safetensors" for part in ("vae", "unet")
+]
+MARK = "{}"
+
+
+class StableDiffusion(ImageGenerator):
+    """Frozen Stable Diffusion. Gradients pass through UNet and text encoder; the VAE is always run without a graph.
+
+    Args:
+        card: a name in `CARDS`, the path of a diffusers folder (``vae``, ``text_encoder``, ``tokenizer``, ``unet``,
+            ``scheduler``), or a hub id ``owner/name``.
+        dtype: of the weights in memory: float32 (leave lower precision to the trainer's autocast), bfloat16, float16.
+        local_files_only: a hub id is looked up in the local hub cache only; False permits the download (some 5 GB).
+
+    Raises ValueError for an unknown card or parts that do not fit, FileNotFoundError where weights are missing.
+    """
+
+    def __init__(self, card: str = "mini", dtype: str = "float32", local_files_only: bool = True) -> None:
+        super().__init__()
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+        self._assemble(**_load(_folder(card, local_files_only), DTYPES[dtype]))
+
+    @classmethod
+    def from_parts(
+        cls,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        scheduler: SchedulerMixin,
+    ) -> Self:
+        """Build from components in memory, which are frozen in place; raises ValueError where they do not fit."""
+        model = cls.__new__(cls)
+        ImageGenerator.__init__(model)
+        model._assemble(vae, text_encoder, tokenizer, unet, scheduler)
+        return model
+
+    def _assemble(self, vae: Any, text_encoder: Any, tokenizer: Any, unet: Any, scheduler: Any) -> None:
+        from diffusers import DDPMScheduler
+
+        _check_parts(vae, text_encoder, tokenizer, unet)
+        self.vae, self.text_encoder, self.tokenizer, self.unet = vae, text_encoder, tokenizer, unet
+        self.scheduler = scheduler
+        self.noise_scheduler = DDPMScheduler.from_config(scheduler.config)
+        self.token_dim: int = text_encoder.config.hidden_size
+        self.max_length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
+        self.scaling_factor: float = vae.config.scaling_factor
+        self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        size = unet.config.sample_size
+        self.image_size = self.factor * (max(size) if isinstance(size, (list, tuple)) else size)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute the UNet's activations in the backward pass: a fraction of the memory for one more forward pass."""
+        self.unet.enable_gradient_checkpointing()
+
+    # Text
+
+    def prompt_embeds(self, prompts: list[str], tokens: Tensor | None = None) -> Tensor:
+        """Encode B prompts to (B, S, c), S being the tokenizer's maximal length.
+
+        Each prompt holds one ``{}`` where row b of ``tokens`` (B, token_dim) stands in for a word embedding; without
+        ``tokens`` it holds none. Text before and after ``{}`` is tokenised apart, so the place is exact by construction.
+        Gradients flow to ``tokens``. Raises ValueError for counts or widths that disagree, a missing or surplus
+        ``{}``, and a prompt that is too long (nothing is cut off in silence).
+        """
+        if tokens is not None and tuple(tokens.shape) != (len(prompts), self.token_dim):
+            expected = f"({len(prompts)}, {self.token_dim}): one row for each prompt, as wide as the word embeddings"
+            raise ValueError(f"tokens have the shape {tuple(tokens.shape)}, but expected {expected}")
+        known = {prompt: self._token_ids(prompt, tokens is not None) for prompt in dict.fromkeys(prompts)}
+        ids = torch.tensor([known[prompt][0] for prompt in prompts], device=self.unet.device)
+        if tokens is None:
+            return self.text_encoder(ids).last_hidden_state
+        places = torch.tensor([known[prompt][1] for prompt in prompts], device=ids.device)
+        with _spliced(self.text_encoder.get_input_embeddings(), tokens, places):
+            return self.text_encoder(ids).last_hidden_state
+
+    def _token_ids(self, prompt: str, spliced: bool) -> tuple[list[int], int]:
+        """``max_length`` ids of a prompt, and the index of the pseudo-word (its own id there means nothing)."""
+        if prompt.count(MARK) != spliced:
+            wish = "exactly one {} as the place of its token" if spliced else "no {}, as no tokens are given"
+            raise ValueError(f"prompt {prompt!r} holds {prompt.count(MARK)} {{}}, but it must hold {wish}")
+        tokenizer = self.tokenizer
+        before, *after = ([*tokenizer(text, add_special_tokens=False).input_ids] for text in prompt.split(MARK))
+        ids = [tokenizer.bos_token_id, *before]
+        for rest in after:
+            ids += [tokenizer.bos_token_id, *rest]
+        ids.append(tokenizer.eos_token_id)
+        if len(ids) > self.max_length:
+            limit = f"but the text encoder reads {self.max_length}: shorten it"
+            raise ValueError(f"prompt {prompt!r} has {len(ids)} tokens with its start and end, {limit}")
+        return ids + [tokenizer.pad_token_id] * (self.max_length - len(ids)), len(before) + 1
+
+    def label_embeds(self, labels: list[str]) -> Tensor:
+        """Mean word embedding of each label's tokens, without start and end: (B, token_dim); ValueError for an empty label."""
+        ids = [self.tokenizer(label, add_special_tokens=False).input_ids for label in labels]
+        if not all(ids):
+            raise ValueError(f"label {labels[ids.index([])]!r} has no tokens: give each label at least one word")
+        table = self.text_encoder.get_input_embeddings().weight
+        return torch.stack([F.embedding(torch.tensor(row, device=table.device), table).mean(0) for row in ids])
+
+    # Pictures
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels (B, 3, H, W) in [0, 1] -> mean and log-variance of the VAE posterior, float32 (B, C, h, w) each, unscaled.
+
+        Multiply a sample by ``scaling_factor`` before `loss`. Raises ValueError if H or W is no multiple of ``factor``.
+        """
+        self._check_size(*pixels.shape[-2:])
+        posterior = self.vae.encode(pixels.to(self.vae.dtype) * 2 - 1).latent_dist
+        return posterior.mean.float(), posterior.logvar.float()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents (B, C, h, w) -> float32 pixels (B, 3, H, W) in [0, 1]."""
+        pixels = self.vae.decode((latents / self.scaling_factor).to(self.vae.dtype)).sample
+        return (pixels.float() / 2 + 0.5).clamp(0, 1)
+
+    def loss(
+        self,
+        latents: Tensor,
+        prompt_embeds: Tensor,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+        timesteps: Tensor | None = None,
+    ) -> Tensor:
+        """Denoising loss (scalar, float32) of scaled latents (B, C, h, w) under prompt embeddings (B, S, c).
+
+        The target (noise or velocity) is the scheduler's ``prediction_type``. Unless given, ``noise`` (like the latents)
+        and ``timesteps`` (B,) are drawn, from ``generator`` if there is one. Raises ValueError if the batch sizes differ.
+        """
+        self._check_embeds(prompt_embeds, "prompt_embeds")
+        if len(latents) != len(prompt_embeds):
+            raise ValueError(f"{len(latents)} latents and {len(prompt_embeds)} prompt embeddings were given: give one for one")
+
+        def model_call(noisy: Tensor, timestep: Tensor) -> Tensor:
+            return self._predict(noisy, timestep, prompt_embeds)
+
+        return denoising_loss(model_call, self.noise_scheduler, latents, noise, timesteps, generator)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt_embeds: Tensor,
+        negative_prompt_embeds: Tensor | None = None,
+        num_inference_steps: int = 25,
+        guidance_scale: float = 7.5,
+        generator: Generators = None,
+        height: int | None = None,
+        width: int | None = None,
+        scheduler: SchedulerMixin | None = None,
+        callback: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Prompt embeddings (B, S, c) -> float32 pixels (B, 3, H, W) in [0, 1].
+
+        Args:
+            prompt_embeds: see `prompt_embeds`.
+            negative_prompt_embeds: (B, S, c) or (1, S, c), what to move away from; default the empty prompt, encoded once a call.
+            num_inference_steps: solver steps.
+            guidance_scale: weight of classifier-free guidance; at most 1 switches it off and halves the cost.
+            generator: one for the batch, or one for each picture, which then depends on nothing else in the batch.
+            height, width: pixels, multiples of ``factor``; default ``image_size``.
+            scheduler: any diffusers scheduler with this model's ``prediction_type``; default see `default_scheduler`.
+            callback: called with (steps done, steps in all).
+
+        Raises ValueError for arguments that cannot work, before anything is computed.
+        """
+        height, width = (self.image_size if size is None else size for size in (height, width))
+        self._check_size(height, width)
+        scheduler = self.default_scheduler() if scheduler is None else scheduler
+        self._check_scheduler(scheduler)
+        self._check_embeds(prompt_embeds, "prompt_embeds")
+        unconditional = None
+        if guidance_scale > 1:
+            unconditional = self.prompt_embeds([""]) if negative_prompt_embeds is None else negative_prompt_embeds
+            self._check_embeds(unconditional, "negative_prompt_embeds")
+            unconditional = unconditional.expand(len(prompt_embeds), -1, -1) if len(unconditional) == 1 else unconditional
+        shape = (len(prompt_embeds), self.unet.config.in_channels, height // self.factor, width // self.factor)
+        model = with_guidance(self._predict, prompt_embeds, unconditional, guidance_scale)
+        return self.decode(sample(model, scheduler, shape, num_inference_steps, generator, self.unet.device, callback))
+
+    def default_scheduler(self) -> SchedulerMixin:
+        """DPM-Solver++ (Lu et al., arXiv 2211.01095), second order multistep, over the folder's own noise schedule.
+
+        It needs about half the steps of the PNDM scheduler that Stable Diffusion 1.x comes with. The spacing is set
+        to ``linspace``, which starts at the last training step, where latents are noise; recent diffusers versions
+        write the default of another class (``leading``) into saved folders, which starts earlier.
+        """
+        from diffusers import DPMSolverMultistepScheduler
+
+        return DPMSolverMultistepScheduler.from_config(self.scheduler.config, timestep_spacing="linspace")
+
+    def _predict(self, latents: Tensor, timestep: Tensor, prompt_embeds: Tensor) -> Tensor:
+        dtype = self.unet.dtype
+        return self.unet(latents.to(dtype), timestep, encoder_hidden_states=prompt_embeds.to(dtype)).sample
+
+    def _check_size(self, height: int, width: int) -> None:
+        if height % self.factor or width % self.factor or height < 1 or width < 1:
+            raise ValueError(f"height {height} and width {width} must both be multiples of {self.factor} pixels")
+
+    def _check_embeds(self, embeds: Tensor, name: str) -> None:
+        width = self.unet.config.cross_attention_dim
+        if embeds.ndim != 3 or embeds.shape[-1] != width:
+            expected = f"the UNet expects (B, S, {width}): make it with prompt_embeds()"
+            raise ValueError(f"{name} has the shape {tuple(embeds.shape)}, but {expected}")
+
+    def _check_scheduler(self, scheduler: Any) -> None:
+        found, own = (each.config.get("prediction_type") for each in (scheduler, self.scheduler))
+        if found != own:
+            mend = "build it with from_config(generator.scheduler.config)"
+            raise ValueError(f"the scheduler expects prediction_type {found!r}, but the model answers {own!r}: {mend}")
+
+
+@contextmanager
+def _spliced(embedding: nn.Module, tokens: Tensor, places: Tensor) -> Iterator[None]:
+    """While open, row ``places[b]`` of sentence b leaves the word embedding as ``tokens[b]``; the table is not touched."""
+
+    def swap(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        here = torch.arange(output.shape[1], device=output.device) == places[:, None]
+        return torch.where(here[..., None], tokens[:, None].to(output), output)
+
+    handle = embedding.register_forward_hook(swap)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _check_parts(vae: Any, text_encoder: Any, tokenizer: Any, unet: Any) -> None:
+    """Raise ValueError with both numbers for the first pair of parts that does not fit."""
+    # transformers 5 answers a missing or broken tokenizer with an empty one, without a word
+    found, expected = len(tokenizer), text_encoder.config.vocab_size
+    if found != expected:
+        mend = "its files are missing or another model's, copy the whole folder"
+        raise ValueError(f"the tokenizer knows {found} tokens, but the text encoder {expected}: {mend}")
+    found, expected = text_encoder.config.hidden_size, unet.config.cross_attention_dim
+    if found != expected:
+        raise ValueError(f"the text encoder gives {found} numbers a token, but the UNet reads {expected}: take both of one model")
+    found, expected = vae.config.latent_channels, unet.config.in_channels
+    if found != expected:
+        mend = "use a text-to-image model (no inpainting, no upscaling)"
+        raise ValueError(f"the VAE has {found} latent channels, but the UNet reads {expected}: {mend}")
+
+
+def _folder(card: str, local_files_only: bool) -> Path:
+    """Find the folder of a card, path or hub id."""
+    is_hub_id = card.count("/") == 1 and not card.startswith((".", "/", "~")) and not Path(card).exists()
+    source = card if is_hub_id and card not in CARDS else find_card(CARDS, card, "stable_diffusion").source
+    if source.startswith("package:") or not (is_hub_id or card in CARDS):
+        return find_card(CARDS, card, "stable_diffusion").folder()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=HUB_FILES, local_files_only=local_files_only))
+    except LocalEntryNotFoundError as error:
+        mend = f"run `hf download {source}`, or give the path of its diffusers folder as card"
+        raise FileNotFoundError(f"{source} is not in the local hub cache: {mend}") from error
+
+
+def _load(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """Read the five parts of a diffusers folder, weights cast to ``dtype``."""
+    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} lacks {', '.join(missing)}: a diffusers folder holds {', '.join(PARTS)}, copy them all"
+        )
+    import diffusers
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    kind = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
+    return {
+        "vae": _read(diffusers.AutoencoderKL, folder / "vae", torch_dtype=dtype, low_cpu_mem_usage=False),
+        "text_encoder": _read(CLIPTextModel, folder / "text_encoder", dtype=dtype),
+        "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+        "unet": _read(diffusers.UNet2DConditionModel, folder / "unet", torch_dtype=dtype, low_cpu_mem_usage=False),
+        "scheduler": getattr(diffusers, kind).from_pretrained(folder / "scheduler", local_files_only=True),
+    }
+
+
+def _read(kind: Any, folder: Path, **options: Any) -> nn.Module:
+    """Load a module; raises ValueError where the libraries would fill missing weights with random numbers and go on."""
+    model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
+    wrong = [*report["missing_keys"], *report["mismatched_keys"]]
+    if wrong:
+        raise ValueError(
+            f"the weights in {folder} do not fit its config: {len(wrong)} are missing or misshapen, first {wrong[0]}"
+        )
+    return model
+
+
+def _hub(source: str, licence: str, image_size: int, dim: int, parameters: int) -> Card:
+    return Card(
+        source=source, files=dict.fromkeys(["model_index.json", *HUB_FILES[1:]]), licence=licence, commercial=True,
+        origin=f"https://huggingface.co/{source}", parameters=parameters, dim=dim, image_size=image_size,
+    )  # fmt: skip
+
+
+_V1, _V2 = 1_066_235_307, 1_289_952_427
+
+CARDS: dict[str, Card] = {
+    "mini": Card(
+        source="package:stable_diffusion",
+        files=dict.fromkeys(["model_index.json"]),
+        licence="Apache-2.0",
+        commercial=True,
+        origin="recipes/miniature",
+        parameters=0,
+        dim=128,
+        image_size=64,
+    ),  # fmt: skip
+    "sd-1.4": _hub("CompVis/stable-diffusion-v1-4", "CreativeML OpenRAIL-M", 512, 768, _V1),
+    "sd-1.5": _hub("stable-diffusion-v1-5/stable-diffusion-v1-5", "CreativeML OpenRAIL-M", 512, 768, _V1),
+    "sd-2.1": _hub("stabilityai/stable-diffusion-2-1", "CreativeML OpenRAIL++-M", 768, 1024, _V2),
+    "sd-2.1-base": _hub("stabilityai/stable-diffusion-2-1-base", "CreativeML OpenRAIL++-M", 512, 1024, _V2),
+}

@@ -1,0 +1,68 @@
+"""The one rule about foundation models: they are used, never trained, never saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torch.nn.modules.module import _IncompatibleKeys
+
+
+class Frozen(nn.Module):
+    """A module whose parameters take no gradients, which stays in eval mode and is absent from state dicts.
+
+    Gradients still flow *through* it: AudioToken back-propagates through Stable Diffusion into its adapter. Whether
+    a call records a graph is the caller's choice, not this class's.
+
+    Every module or parameter assigned to an attribute is frozen on assignment, so a subclass cannot forget it. It
+    moves with its parent (``.to``), and a parent's strict ``load_state_dict`` forgives its absence from the file.
+
+    Its construction leaves the CPU's random state as it was: a different encoder must not change the adapter's
+    initial weights under one seed, or an ablation would compare two things at once.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = _without_side_effect_on_seeds(cls.__init__)  # type: ignore[method-assign]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.training = False
+        self._prefix = ""
+        self.register_load_state_dict_post_hook(_forgive_own_keys)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, (nn.Module, nn.Parameter)):
+            value.requires_grad_(False)
+        if isinstance(value, nn.Module):
+            value.eval()
+        super().__setattr__(name, value)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode whatever the parent does."""
+        return super().train(False)
+
+    def state_dict(self, *args: Any, destination: dict[str, Any] | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Contribute nothing: the weights belong to their publisher's file."""
+        return {} if destination is None else destination
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        self._prefix = prefix
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _without_side_effect_on_seeds(construct: Callable[..., None]) -> Callable[..., None]:
+    @wraps(construct)  # the signature is the recipe's schema
+    def wrapped(self: Frozen, *args: Any, **kwargs: Any) -> None:
+        with torch.random.fork_rng(devices=[]):  # no devices: asking CUDA here would break a later fork by DDP
+            construct(self, *args, **kwargs)
+
+    return wrapped
+
+
+def _forgive_own_keys(module: nn.Module, keys: _IncompatibleKeys) -> None:
+    keys.missing_keys[:] = [key for key in keys.missing_keys if not key.startswith(module._prefix)]

@@ -1,0 +1,287 @@
+"""Training of the miniature zoo: each part's own objective, the exponential moving average, and the export.
+
+The classes are the full-size libraries' own (diffusers, transformers) or ours (BEATs) with small sizes; what is
+exported loads through the same cards and loaders as the full-size files.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import tempfile
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from xmodal.miniature.data import LABELS
+from xmodal.miniature.world import FACTORS, THINGS
+from xmodal.task import Task
+
+
+class ZooTask(Task):
+    """Trains ``build()``'s network, averages its weights and exports the average to ``output`` when training ends.
+
+    Args:
+        output: folder that receives the exported weights; replaced as a whole, only when the export is complete.
+        ema_decay: of the exponential moving average of the weights.
+    """
+
+    def __init__(self, output: Path, ema_decay: float = 0.998, **task: Any) -> None:
+        super().__init__(**task)
+        self.output = Path(output)
+        self.net = self.build()
+        self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)).requires_grad_(False)
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The network to train."""
+
+    @abstractmethod
+    def export(self, net: nn.Module, folder: Path) -> None:
+        """Write the averaged network into an empty folder."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.average.update_parameters(self.net)
+
+    def on_train_end(self) -> None:
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+            self.save()
+
+    def save(self) -> None:
+        """Export to a temporary folder beside ``output`` and swap it in."""
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.output.parent) as scratch:
+            fresh = Path(scratch) / "export"
+            fresh.mkdir()
+            self.export(copy.deepcopy(self.average.module).eval(), fresh)
+            for part in fresh.iterdir():
+                target = self.output / part.name
+                self.output.mkdir(exist_ok=True)
+                if target.is_dir():
+                    shutil.rmtree(target)
+                part.replace(target)
+
+
+class TrainVAE(ZooTask):
+    """The picture VAE of the miniature Stable Diffusion: factor 8, L2 + L1 + edges + a little KL.
+
+    Args:
+        block_out_channels: of the encoder; the decoder mirrors it.
+        latent_channels: C of the latents (B, C, H/8, W/8).
+        kl_weight: weight of the KL term per latent value.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        block_out_channels: tuple[int, int, int, int] = (16, 32, 64, 96),
+        latent_channels: int = 8,
+        kl_weight: float = 2e-6,
+        ema_decay: float = 0.998,
+        **task: Any,
+    ) -> None:
+        self.sizes = {"block_out_channels": block_out_channels, "latent_channels": latent_channels}
+        super().__init__(output=output, ema_decay=ema_decay, **task)
+        self.kl_weight = kl_weight
+
+    def build(self) -> nn.Module:
+        from diffusers import AutoencoderKL
+
+        net = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=1,
+            norm_num_groups=1,  # flat colours are means over channels: finer groups would wash them out
+            sample_size=64,
+            **self.sizes,
+        )
+        with torch.no_grad():  # begin with a quiet posterior: its noise hides the picture otherwise for thousands of steps
+            net.quant_conv.bias[self.sizes["latent_channels"] :] -= 5
+        return net.to(memory_format=torch.channels_last)
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        pixels = (batch["pixels"] * 2 - 1).contiguous(memory_format=torch.channels_last)
+        net = self.net if self.training else self.average.module
+        posterior = net.encode(pixels).latent_dist
+        restored = net.decode(posterior.sample() if self.training else posterior.mode()).sample
+        error = restored - pixels
+        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        # The squared error finds the colours fast; L1 and edges then keep flat areas flat and outlines crisp.
+        return {
+            "l2": error.square().mean(),
+            "l1": 0.2 * error.abs().mean(),
+            "edges": 0.3 * edges,
+            "kl": self.kl_weight * posterior.kl().mean(),
+        }
+
+    def export(self, net: nn.Module, folder: Path) -> None:
+        with torch.no_grad():
+            pixels = torch.cat([batch["pixels"] for batch in self.trainer.datamodule.val_dataloader()])
+            latents = net.encode(pixels.to(self.device) * 2 - 1).latent_dist.sample()
+            error = net.decode(latents).sample.clamp(-1, 1).cpu() / 2 + 0.5 - pixels
+        net.register_to_config(scaling_factor=float(1 / latents.std()))
+        print(f"VAE: {-10 * error.square().mean().log10():.1f} dB PSNR on {len(pixels)} validation pictures")
+        net.half().save_pretrained(folder / "vae")
+
+
+class TrainDiffusion(ZooTask):
+    """Text encoder and UNet of the miniature Stable Diffusion, jointly, from captions; the VAE is frozen.
+
+    Args:
+        vae: folder of the trained VAE.
+        block_out_channels: of the UNet, from 8×8 latents down.
+        width: of the text encoder's token embeddings and of the UNet's cross attention.
+        text_layers: depth of the text encoder.
+        unconditional: share of captions replaced by "" (classifier-free guidance).
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        vae: Path,
+        block_out_channels: tuple[int, int] = (96, 192),
+        layers_per_block: int = 2,
+        width: int = 128,
+        text_layers: int = 3,
+        unconditional: float = 0.1,
+        ema_decay: float = 0.999,
+        **task: Any,
+    ) -> None:
+        from diffusers import AutoencoderKL, DDPMScheduler
+
+        from xmodal.miniature.tokenizer import build_tokenizer
+
+        self.sizes = (block_out_channels, layers_per_block, width, text_layers)
+        self.latent_channels = AutoencoderKL.load_config(vae)["latent_channels"]
+        self.tokenizer = build_tokenizer()
+        super().__init__(output=output, ema_decay=ema_decay, **task)
+        self.unconditional = unconditional
+        self.vae = AutoencoderKL.from_pretrained(vae, torch_dtype=torch.float32).requires_grad_(False).eval()
+        self.scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+
+    def build(self) -> nn.Module:
+        from diffusers import UNet2DConditionModel
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        channels, layers, width, text_layers = self.sizes
+        text = CLIPTextConfig(
+            vocab_size=len(self.tokenizer),
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=text_layers,
+            num_attention_heads=4,
+            max_position_embeddings=self.tokenizer.model_max_length,
+            bos_token_id=self.tokenizer.bos_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+        )
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            in_channels=self.latent_channels,
+            out_channels=self.latent_channels,
+            down_block_types=("CrossAttnDownBlock2D",) * len(channels),
+            mid_block_type="UNetMidBlock2DCrossAttn",
+            up_block_types=("CrossAttnUpBlock2D",) * len(channels),
+            block_out_channels=channels,
+            layers_per_block=layers,
+            cross_attention_dim=width,
+            attention_head_dim=4,
+            norm_num_groups=16,
+        )
+        return nn.ModuleDict({"text_encoder": CLIPTextModel(text), "unet": unet})
+
+    @torch.no_grad()
+    def features(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Mean and standard deviation of the VAE posterior, (B, C, 8, 8) each, unscaled."""
+        posterior = self.vae.encode(batch["pixels"] * 2 - 1).latent_dist
+        return {"latent_mean": posterior.mean, "latent_std": posterior.std}
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        net = self.net if self.training else self.average.module
+        mean, std = batch["latent_mean"], batch["latent_std"]
+        latents = (mean + std * torch.randn_like(std)) * self.vae.config.scaling_factor
+        captions = [("" if torch.rand(()) < self.unconditional else text) for text in batch["caption"]]
+        ids = self.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(self.device)
+        noise = torch.randn_like(latents)
+        timesteps = torch.randint(self.scheduler.config.num_train_timesteps, (len(latents),), device=self.device)
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        prediction = net["unet"](noisy, timesteps, net["text_encoder"](ids).last_hidden_state).sample
+        return {"denoising": F.mse_loss(prediction.float(), noise.float())}
+
+    def export(self, net: nn.Module, folder: Path) -> None:
+        from diffusers import StableDiffusionPipeline
+
+        StableDiffusionPipeline(
+            vae=copy.deepcopy(self.vae).half(),
+            text_encoder=net["text_encoder"].half(),
+            tokenizer=self.tokenizer,
+            unet=net["unet"].half(),
+            scheduler=self.scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ).save_pretrained(folder)
+
+
+class TrainHearing(ZooTask):
+    """The miniature BEATs as a tagger of what can be heard: the thing, its size, its count (multi-label).
+
+    Args:
+        config: sizes of :class:`xmodal.foundation.beats.BEATsConfig` that differ from the release.
+    """
+
+    def __init__(self, output: Path, config: dict[str, Any], ema_decay: float = 0.998, **task: Any) -> None:
+        self.config = config
+        super().__init__(output=output, ema_decay=ema_decay, **task)
+
+    def build(self) -> nn.Module:
+        from xmodal.foundation.beats import BEATsConfig, BEATsModel
+
+        return BEATsModel(BEATsConfig(**self.config, finetuned_model=True, predictor_class=len(LABELS)))
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        net = self.net if self.training else self.average.module
+        logits, target = net.logits(batch["waveform"]), batch["attributes"]
+        things = len(THINGS)
+        right = (logits[:, :things].argmax(-1) == target[:, :things].argmax(-1)).float().mean()
+        self.log("train/accuracy" if self.training else "val/accuracy", right, prog_bar=True, batch_size=len(target))
+        return {"tags": F.binary_cross_entropy_with_logits(logits, target)}
+
+    def export(self, net: nn.Module, folder: Path) -> None:
+        from xmodal.foundation.beats import save
+
+        save(net, list(LABELS), folder)
+
+
+class TrainSeeing(ZooTask):
+    """The picture tagger: thing, size, place, count, colour and background, on rendered pictures with a little noise.
+
+    Args:
+        noise: standard deviation of the training noise, in [0, 1] pixel units.
+    """
+
+    def __init__(self, output: Path, noise: float = 0.04, ema_decay: float = 0.995, **task: Any) -> None:
+        super().__init__(output=output, ema_decay=ema_decay, **task)
+        self.noise = noise
+
+    def build(self) -> nn.Module:
+        from xmodal.foundation.picture_tagger import PictureTaggerModel
+
+        return PictureTaggerModel({name: list(labels) for name, labels in FACTORS.items()})
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        net = self.net if self.training else self.average.module
+        noise = self.noise * torch.rand((), device=self.device) if self.training else 0.0
+        logits = net(batch["pixels"] + noise * torch.randn_like(batch["pixels"]))[1]
+        right = (logits["thing"].argmax(-1) == batch["factors"][:, 0]).float().mean()
+        self.log("train/accuracy" if self.training else "val/accuracy", right, prog_bar=True, batch_size=len(batch["pixels"]))
+        return {name: F.cross_entropy(rows, batch["factors"][:, i]) for i, (name, rows) in enumerate(logits.items())}
+
+    def export(self, net: nn.Module, folder: Path) -> None:
+        from xmodal.foundation.picture_tagger import save
+
+        save(net, folder)

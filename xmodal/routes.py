@@ -1,0 +1,143 @@
+"""From a name, or from one modality to another, to the pipeline that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from xmodal.registry import adapters, suggest
+
+# (from, to) -> the built-in adapters that do it, best first.
+ROUTES: dict[tuple[str, str], tuple[str, ...]] = {("audio", "image"): ("audiotoken-mini",)}
+SUFFIXES = {
+    "audio": {".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac", ".opus", ".aiff", ".aif"},
+    "image": {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"},
+    "video": {".mp4", ".mkv", ".webm", ".mov", ".avi"},
+}
+
+
+def pipeline(name: str | Path, **parts: Any) -> Any:
+    """Load a trained adapter with its frozen models and return the callable of its task.
+
+    Args:
+        name: a built-in name (``xmodal adapters``), a folder with adapter.safetensors, a checkpoint file, or
+            ``owner/name`` on the Hugging Face hub. A recipe inside it names classes to build: trust it as you would code.
+        **parts: constructor arguments that replace those of the stored recipe.
+
+    Raises ValueError for a name that is none of these, with the nearest built-in ones.
+    """
+    from xmodal.task import Task
+
+    path = Path(name)
+    if path.is_file():
+        return Task.from_checkpoint(path, **parts).pipeline()
+    if path.is_dir():
+        return Task.from_folder(path, **parts).pipeline()
+    built_in = adapters()
+    if str(name) in built_in:
+        return Task.from_folder(built_in[str(name)], **parts).pipeline()
+    if str(name).count("/") == 1 and not str(name).startswith((".", "/")):
+        return Task.from_folder(_download(str(name)), **parts).pipeline()
+    raise ValueError(f"{str(name)!r} is neither a built-in adapter nor a path: {suggest(str(name), built_in)}")
+
+
+def route(to: str, source: str = "audio") -> str:
+    """Return the name of the built-in adapter from ``source`` to ``to``; raises ValueError where there is none."""
+    candidates = ROUTES.get((source, to), ())
+    for name in candidates:
+        if name in adapters():
+            return name
+    if candidates:
+        raise ValueError(f"the adapter {candidates[0]!r} is not installed: train it with its recipe (`xmodal recipes`)")
+    known = ", ".join(f"{start} to {end}" for start, end in ROUTES)
+    raise ValueError(f"there is no way from {source} to {to}: the ways are {known}")
+
+
+def modality(path: str | Path) -> str:
+    """Return audio, image, video or text: by suffix, and text for what is no file."""
+    suffix = Path(path).suffix.lower()
+    for name, suffixes in SUFFIXES.items():
+        if suffix in suffixes:
+            return name
+    if Path(path).is_file():
+        raise ValueError(f"cannot tell from the name of {path} whether it is a sound, a picture or a video")
+    return "text"
+
+
+def generate(
+    inputs: Sequence[str | Path],
+    to: str,
+    output: str | Path = "outputs/generate",
+    adapter: str | None = None,
+    num: int = 1,
+    steps: int | None = None,
+    guidance: float | None = None,
+    prompt: str | None = None,
+    negative_prompt: str = "",
+    seed: int = 0,
+    device: str = "auto",
+) -> Iterator[Path]:
+    """Make ``num`` results of each input and yield the path of each file as it is written.
+
+    A result depends on its input, its number and ``seed`` alone, not on what else is asked for. Raises ValueError or
+    OSError before anything is computed where inputs are missing or of another kind than the adapter hears.
+    """
+    import torch
+
+    files = _collect(inputs)
+    if len({path.stem for path in files}) < len(files):
+        raise ValueError("two inputs have the same file name: their pictures would replace each other")
+    pipe = pipeline(adapter or route(to)).to(_device(device))
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in files:
+        generators = [torch.Generator().manual_seed(seed + number) for number in range(num)]
+        made = pipe(
+            path,
+            prompt,
+            negative_prompt=negative_prompt,
+            num_images_per_prompt=num,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=generators,
+        )
+        for number, picture in enumerate(made.images):
+            target = folder / (f"{path.stem}.png" if num == 1 else f"{path.stem}-{number + 1}.png")
+            _replace(target, picture.save)
+            yield target
+
+
+def _collect(inputs: Sequence[str | Path]) -> list[Path]:
+    from xmodal.data.audio import list_audio
+
+    for item in inputs:
+        if modality(item) in ("image", "text") and not Path(item).is_dir():
+            if not Path(item).exists():
+                raise FileNotFoundError(f"there is no sound file {str(item)!r}")
+            raise ValueError(f"{item} is a picture, not a sound: there is no way from image to image")
+    return list_audio(inputs)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["adapter.safetensors", "recipe.yaml", "README.md"]))
+    except Exception as error:
+        raise OSError(f"{name} is no folder here, and the hub did not give it: {error}") from error
+
+
+def _replace(target: Path, write: Callable[[Path], object]) -> None:
+    """Write beside the target and move: a picture that exists is a whole picture."""
+    partial = target.with_name(f".partial-{target.name}")
+    write(partial)
+    partial.replace(target)
