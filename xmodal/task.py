@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from xmodal.foundation.base import Adapter
+from xmodal.foundation.base import WEIGHTS, Adapter
 from xmodal.modelcard import model_card
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
@@ -125,6 +125,16 @@ class Task(LightningModule):
         task = cls._rebuild((folder / RECIPE).read_text(encoding="utf-8"), folder, parts)
         task.adapter.load_state_dict(load_file(folder / ADAPTER))
         return task.eval()
+
+    def load_adapter(self, source: str | Path) -> None:
+        """Start from published adapter weights: a built-in name, or a folder with adapter.safetensors.
+
+        Raises FileNotFoundError where there is neither, and RuntimeError for weights of another shape.
+        """
+        folder = Path(source) if Path(source).is_dir() else WEIGHTS / "adapters" / str(source)
+        if not (folder / ADAPTER).is_file():
+            raise FileNotFoundError(f"{str(source)!r} is neither a built-in adapter nor a folder with {ADAPTER}")
+        self.adapter.load_state_dict(load_file(folder / ADAPTER))
 
     @classmethod
     def _rebuild(cls, recipe: str | None, origin: str | Path, parts: Mapping[str, Any]) -> Self:

@@ -61,6 +61,7 @@ class AudioTokenPipeline:
 
     @property
     def device(self) -> torch.device:
+        """Where the parts are."""
         return next(self.adapter.parameters()).device
 
     def to(self, device: str | torch.device) -> AudioTokenPipeline:

@@ -67,7 +67,7 @@ class AudioToken(Task):
         self.prompt, self.predictions = prompt, Path(predictions)
         self.lambdas = {"l1": l1_weight, "l2": l2_weight, "classification": classification_weight}
         self.seconds, self.short = seconds, short
-        self.defaults = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
+        self.defaults: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
 
     @torch.no_grad()
     def features(self, batch: dict[str, Any]) -> dict[str, Tensor]:

@@ -21,8 +21,17 @@ class PairedMediaSet(Dataset[dict[str, Any]]):
     ``crop`` is ``loudest`` (deterministic) or ``random`` (a new whole second of start at each reading, as published).
     """
 
-    def __init__(self, rows: list[Row], sample_rate: int, seconds: float, short: str, size: tuple[int, int] | None, crop: str) -> None:
-        self.rows, self.sample_rate, self.seconds, self.short, self.size, self.crop = rows, sample_rate, seconds, short, size, crop
+    def __init__(
+        self, rows: list[Row], sample_rate: int, seconds: float, short: str, size: tuple[int, int] | None, crop: str
+    ) -> None:
+        self.rows, self.sample_rate, self.seconds, self.short, self.size, self.crop = (
+            rows,
+            sample_rate,
+            seconds,
+            short,
+            size,
+            crop,
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -77,15 +86,19 @@ class PairedMedia(LightningDataModule):
         self.batch_size, self.num_workers = batch_size, num_workers
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Split ``train``, in a new order each epoch."""
         return self._loader("train", self.seconds, self.size, crop="random")
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Split ``validation``."""
         return self._loader("validation", self.seconds, self.size)
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Split ``test``."""
         return self._loader("test", self.seconds, self.size)
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """All rows, sounds only."""
         return self._loader(None, self.predict_seconds, None)
 
     def _loader(self, split: str | None, seconds: float, size: tuple[int, int] | None, crop: str = "loudest") -> DataLoader[Any]:

@@ -29,6 +29,7 @@ PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 HUB_FILES = ["*/*.json", "tokenizer/merges.txt", "text_encoder/model.safetensors"] + [
     f"{part}/diffusion_pytorch_model.safetensors" for part in ("vae", "unet")
 ]
+AUTOENCODERS = ("AutoencoderKL", "AutoencoderDC")
 MARK = "{}"
 
 
@@ -75,7 +76,7 @@ class StableDiffusion(ImageGenerator):
         self.token_dim: int = text_encoder.config.hidden_size
         self.max_length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
         self.scaling_factor: float = vae.config.scaling_factor
-        self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.factor = getattr(vae, "spatial_compression_ratio", None) or 2 ** (len(vae.config.block_out_channels) - 1)
         size = unet.config.sample_size
         self.image_size = self.factor * (max(size) if isinstance(size, (list, tuple)) else size)
 
@@ -137,8 +138,10 @@ class StableDiffusion(ImageGenerator):
         Multiply a sample by ``scaling_factor`` before `loss`. Raises ValueError if H or W is no multiple of ``factor``.
         """
         self._check_size(*pixels.shape[-2:])
-        posterior = self.vae.encode(pixels.to(self.vae.dtype) * 2 - 1).latent_dist
-        return posterior.mean.float(), posterior.logvar.float()
+        encoded = self.vae.encode(pixels.to(self.vae.dtype) * 2 - 1)
+        if hasattr(encoded, "latent"):  # AutoencoderDC has no posterior: its latents are certain
+            return encoded.latent.float(), torch.full_like(encoded.latent, -30.0, dtype=torch.float32)
+        return encoded.latent_dist.mean.float(), encoded.latent_dist.logvar.float()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -299,8 +302,11 @@ def _load(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     kind = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
+    autoencoder = json.loads((folder / "vae" / "config.json").read_text())["_class_name"]
+    if autoencoder not in AUTOENCODERS:
+        raise ValueError(f"{folder / 'vae'} holds a {autoencoder}, but expected {' or '.join(AUTOENCODERS)}")
     return {
-        "vae": _read(diffusers.AutoencoderKL, folder / "vae", torch_dtype=dtype, low_cpu_mem_usage=False),
+        "vae": _read(getattr(diffusers, autoencoder), folder / "vae", torch_dtype=dtype, low_cpu_mem_usage=False),
         "text_encoder": _read(CLIPTextModel, folder / "text_encoder", dtype=dtype),
         "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
         "unet": _read(diffusers.UNet2DConditionModel, folder / "unet", torch_dtype=dtype, low_cpu_mem_usage=False),

@@ -268,5 +268,24 @@ def car(p: Pen) -> None:
 
 ICONS: dict[str, Callable[[Pen], None]] = {
     f.__name__: f
-    for f in (bell, drum, bird, dog, cat, frog, bee, clock, siren, train, telephone, guitar, heart, fire, rain, thunder, wave, car)
+    for f in (
+        bell,
+        drum,
+        bird,
+        dog,
+        cat,
+        frog,
+        bee,
+        clock,
+        siren,
+        train,
+        telephone,
+        guitar,
+        heart,
+        fire,
+        rain,
+        thunder,
+        wave,
+        car,
+    )
 }

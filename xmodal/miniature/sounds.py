@@ -90,10 +90,22 @@ def bell(seconds: float, pitch: float, rng: Rng) -> Wave:
     base = 560 * pitch
     wave = np.zeros_like(times)
     ring = rng.uniform(0.25, 0.7)
-    for ratio, weight in ((0.5, 0.5), (1, 1), (1.19, 0.7), (1.5, 0.4), (2, 0.8), (2.66, 0.5), (3.01, 0.4), (4.1, 0.3), (5.4, 0.2)):
+    for ratio, weight in (
+        (0.5, 0.5),
+        (1, 1),
+        (1.19, 0.7),
+        (1.5, 0.4),
+        (2, 0.8),
+        (2.66, 0.5),
+        (3.01, 0.4),
+        (4.1, 0.3),
+        (5.4, 0.2),
+    ):
         if base * ratio < 7600:
             shade = weight * rng.uniform(0.5, 1.3)
-            wave += np.float32(shade) * _sine(base * ratio * rng.uniform(0.997, 1.003), times) * np.exp(-times * ratio**0.7 / ring)
+            wave += (
+                np.float32(shade) * _sine(base * ratio * rng.uniform(0.997, 1.003), times) * np.exp(-times * ratio**0.7 / ring)
+            )
     return wave * _swell(times, 0.002, 0.05)
 
 
@@ -128,7 +140,9 @@ def dog(seconds: float, pitch: float, rng: Rng) -> Wave:
     turn = times / times[-1]
     base = 330 * pitch
     glide = base * (0.75 + 0.5 * np.sin(np.pi * np.minimum(1, turn * 1.25)) - 0.25 * turn)
-    voice = _tone(glide.astype(np.float32), times, _formants(base, (750 * pitch**0.6, 1500 * pitch**0.6), 0.4, rng.uniform(0.1, 0.5)))
+    voice = _tone(
+        glide.astype(np.float32), times, _formants(base, (750 * pitch**0.6, 1500 * pitch**0.6), 0.4, rng.uniform(0.1, 0.5))
+    )
     rough = 1 + rng.uniform(0.1, 0.4) * _noise(len(times), 20, 120, rng)
     breath = _noise(len(times), 500, 3500, rng) * np.float32(rng.uniform(0.15, 0.4))
     return (voice * rough + breath) * _swell(times, 0.012, 0.6 * times[-1]) ** 1.3
@@ -159,7 +173,11 @@ def frog(seconds: float, pitch: float, rng: Rng) -> Wave:
 
 def bee(seconds: float, pitch: float, rng: Rng) -> Wave:
     times = _times(seconds)
-    drift = 1 + 0.05 * np.sin(2 * np.pi * rng.uniform(1, 3) * times + rng.uniform(0, 6)) + 0.015 * np.sin(2 * np.pi * rng.uniform(9, 14) * times)
+    drift = (
+        1
+        + 0.05 * np.sin(2 * np.pi * rng.uniform(1, 3) * times + rng.uniform(0, 6))
+        + 0.015 * np.sin(2 * np.pi * rng.uniform(9, 14) * times)
+    )
     buzz = _tone((205 * pitch * drift).astype(np.float32), times, np.arange(1, 30) ** -rng.uniform(0.5, 0.9))
     wobble = 1 + rng.uniform(0.15, 0.4) * np.sin(2 * np.pi * rng.uniform(4, 9) * times)
     return buzz * wobble.astype(np.float32) * _swell(times, 0.12, 0.15)
@@ -195,7 +213,9 @@ def train(seconds: float, pitch: float, rng: Rng) -> Wave:
     rest = _times(0.5 * seconds)
     rate = rng.uniform(6.5, 9.5)
     chuffs = _noise(len(rest), 250 * pitch, 2600 * pitch, rng, -1) * np.exp(-((rest * rate) % 1) * rng.uniform(3, 5))
-    return np.concatenate([chord * _swell(whistle, 0.04, 0.06), np.float32(0.9) * chuffs * _swell(rest, 0.01, 0.05)]).astype(np.float32)
+    return np.concatenate([chord * _swell(whistle, 0.04, 0.06), np.float32(0.9) * chuffs * _swell(rest, 0.01, 0.05)]).astype(
+        np.float32
+    )
 
 
 def telephone(seconds: float, pitch: float, rng: Rng) -> Wave:
@@ -220,7 +240,9 @@ def guitar(seconds: float, pitch: float, rng: Rng) -> Wave:
         string = times[: len(times) - delay]
         for k in range(1, min(10, int(7000 / base)) + 1):
             shade = np.sin(np.pi * k * pluck) / k**0.8
-            wave[delay:] += np.float32(shade) * _sine(base * k * (1 + 2e-4 * k * k), string) * np.exp(-string * (1 + 0.35 * k) / ring)
+            wave[delay:] += (
+                np.float32(shade) * _sine(base * k * (1 + 2e-4 * k * k), string) * np.exp(-string * (1 + 0.35 * k) / ring)
+            )
     return wave * _swell(times, 0.003, 0.05)
 
 
@@ -308,7 +330,12 @@ def render(thing: str, size: str, place: str, count: int, rng: Rng) -> np.ndarra
     Raises:
         ValueError: a value is none of these.
     """
-    for name, value, known in (("thing", thing, SOUNDS), ("size", size, PITCH), ("place", place, PAN), ("count", count, (1, 2, 3))):
+    for name, value, known in (
+        ("thing", thing, SOUNDS),
+        ("size", size, PITCH),
+        ("place", place, PAN),
+        ("count", count, (1, 2, 3)),
+    ):
         if value not in known:
             raise ValueError(f"unknown {name} {value!r}: expected one of {', '.join(map(str, known))}")
     mono = _repeat(SOUNDS[thing], PITCH[size] * rng.uniform(0.96, 1.04), count, rng)

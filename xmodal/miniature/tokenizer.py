@@ -17,7 +17,7 @@ def words() -> list[str]:
     nouns = " ".join((*world.THINGS, *world.SYNONYMS.values())).split()
     plurals = [noun + "s" for noun in nouns]
     attributes = [*world.SIZES, *world.PLACES, *world.COLOURS, *world.BACKGROUNDS, "one", "two", "three", "background"]
-    around = "a an the of on in at and with photo picture drawing image sound sounds , .".split()
+    around = ["a", "an", "the", "of", "on", "in", "at", "and", "with", "photo", "picture", "drawing", "image", "sound", ",", "."]
     return sorted({*nouns, *plurals, *attributes, *around})
 
 
