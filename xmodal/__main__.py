@@ -67,6 +67,20 @@ def recipes(arguments: Sequence[str]) -> None:
     _print_table(list(find()))
 
 
+def export(arguments: Sequence[str]) -> None:
+    """Publish a checkpoint's adapter as a folder."""
+    parser = ArgumentParser("xmodal export", description="Write a checkpoint's adapter as a folder that xmodal.pipeline() loads.")
+    parser.add_argument("checkpoint", help="a .ckpt of `xmodal fit`")
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="receives weights, recipe and model card")
+    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32", help="default: float32")
+    options = parser.parse_args(arguments)
+    import torch
+
+    from xmodal.task import Task
+
+    print(Task.from_checkpoint(options.checkpoint).save_adapter(options.output, dtype=getattr(torch, options.dtype)))
+
+
 def world(arguments: Sequence[str]) -> None:
     """Render clips of the miniature world."""
     parser = ArgumentParser("xmodal world", description="Render clips of the miniature world: picture, sound and caption.")
@@ -94,6 +108,7 @@ def _lightning(arguments: Sequence[str]) -> None:
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "generate": (generate, "turn sounds into pictures with a trained adapter"),
     **{name: (_lightning, text) for name, text in LIGHTNING.items()},
+    "export": (export, "publish a checkpoint's adapter as a folder"),
     "models": (models, "the foundation models: cards, licences, sizes, where the weights are"),
     "adapters": (adapters, "the built-in adapters"),
     "recipes": (recipes, "the recipes"),

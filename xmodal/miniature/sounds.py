@@ -7,86 +7,20 @@ private: tempo, timbre, noise, room, level. It is drawn widely, so that a real r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable
 
 import numpy as np
 
-SAMPLE_RATE = 16_000
+from xmodal.miniature.studio import SAMPLES, pan, record, through_room
+from xmodal.miniature.synth import SAMPLE_RATE, Rng, Wave, decay, formants, instants, noise, sine, swell, tone
+
 SECONDS = 2.5
-SAMPLES = 40_000
 PITCH = {"small": 1.5, "medium": 1.0, "large": 0.67}
 PAN = {"left": -0.75, "centre": 0.0, "right": 0.75}
 
-Rng = np.random.Generator
-Wave = np.ndarray  # float32, mono
-
-_FFT = 46_080  # 2^10 * 45: fast, and leaves 0.38 s for the tail of the room
-_TABLE = 2048
-
-
-def _times(seconds: float) -> Wave:
-    return np.arange(max(64, int(seconds * SAMPLE_RATE)), dtype=np.float32) / SAMPLE_RATE
-
-
-def _phase(frequency: Wave | float, times: Wave) -> Wave:
-    """Turns (not radians) of an oscillator at ``frequency`` Hz; exact over the length of an event."""
-    if isinstance(frequency, float):
-        return (frequency * times).astype(np.float32)
-    return (np.cumsum(frequency, dtype=np.float64) / SAMPLE_RATE % 1.0).astype(np.float32)
-
-
-def _sine(frequency: Wave | float, times: Wave) -> Wave:
-    return np.sin(np.float32(2 * np.pi) * _phase(frequency, times))
-
-
-def _tone(frequency: Wave, times: Wave, weights: Sequence[float] | np.ndarray) -> Wave:
-    """A harmonic tone by wavetable; harmonics above 7.6 kHz are left out, so nothing aliases audibly."""
-    weights = np.asarray(weights, np.float32)
-    weights = weights[: max(1, int(7600 / float(np.max(frequency))))]
-    turn = np.arange(_TABLE, dtype=np.float32) * np.float32(2 * np.pi / _TABLE)
-    table = (weights[:, None] * np.sin(np.arange(1, len(weights) + 1)[:, None] * turn)).sum(0).astype(np.float32)
-    return table[(_phase(frequency, times) % 1 * _TABLE).astype(np.int32) % _TABLE] / np.float32(np.abs(table).max() + 1e-6)
-
-
-@cache
-def _bank() -> np.ndarray:
-    """Complex Gaussian numbers to slice noise from: drawing them afresh would be the dearest part of a clip."""
-    rng = np.random.default_rng(20230505)
-    return (rng.standard_normal(1 << 17) + 1j * rng.standard_normal(1 << 17)).astype(np.complex64)
-
-
-def _noise(count: int, low: float, high: float, rng: Rng, tilt: float = 0.0) -> Wave:
-    """Noise between two frequencies in Hz, unit peak; ``tilt`` -1 is pink, -2 brown (power over frequency)."""
-    bins = count // 2 + 1
-    hertz = np.arange(bins, dtype=np.float32) * (SAMPLE_RATE / count)
-    start = int(rng.integers(len(_bank()) - bins))
-    edge = np.clip((hertz - low) / (0.3 * low + 20) + 1, 0, 1) * np.clip((high - hertz) / (0.3 * high) + 1, 0, 1)
-    if tilt:
-        edge = edge * np.maximum(hertz, 20) ** (tilt / 2)
-    wave = np.fft.irfft(_bank()[start : start + bins] * edge.astype(np.float32), count).astype(np.float32)
-    return wave / np.float32(np.abs(wave).max() + 1e-9)
-
-
-def _swell(times: Wave, attack: float, release: float) -> Wave:
-    """Rise in ``attack`` seconds, fall in the last ``release`` seconds."""
-    return np.clip(np.minimum(times / attack, (times[-1] - times) / release), 0, 1).astype(np.float32)
-
-
-def _decay(times: Wave, seconds: float, attack: float = 0.002) -> Wave:
-    """Fall to 1/e in ``seconds``, after a short rise; the very end is faded out."""
-    return np.exp(-times / np.float32(seconds)) * _swell(times, attack, 0.02)
-
-
-def _formants(fundamental: float, centres: Sequence[float], width: float = 0.35, tilt: float = 0.7) -> np.ndarray:
-    """Weights of the harmonics of ``fundamental`` (Hz) under resonances at ``centres`` (Hz)."""
-    hertz = fundamental * np.arange(1, max(2, int(7600 / fundamental)) + 1)
-    peaks = sum(np.exp(-0.5 * (np.log2(hertz / centre) / width) ** 2) for centre in centres)
-    return (peaks + 0.04) * (hertz / hertz[0]) ** -tilt
-
 
 def bell(seconds: float, pitch: float, rng: Rng) -> Wave:
-    times = _times(seconds)
+    times = instants(seconds)
     base = 560 * pitch
     wave = np.zeros_like(times)
     ring = rng.uniform(0.25, 0.7)
@@ -103,18 +37,16 @@ def bell(seconds: float, pitch: float, rng: Rng) -> Wave:
     ):
         if base * ratio < 7600:
             shade = weight * rng.uniform(0.5, 1.3)
-            wave += (
-                np.float32(shade) * _sine(base * ratio * rng.uniform(0.997, 1.003), times) * np.exp(-times * ratio**0.7 / ring)
-            )
-    return wave * _swell(times, 0.002, 0.05)
+            wave += np.float32(shade) * sine(base * ratio * rng.uniform(0.997, 1.003), times) * np.exp(-times * ratio**0.7 / ring)
+    return wave * swell(times, 0.002, 0.05)
 
 
 def drum(seconds: float, pitch: float, rng: Rng) -> Wave:
-    times = _times(min(seconds, 0.45))
+    times = instants(min(seconds, 0.45))
     fall = rng.uniform(0.02, 0.05)
-    skin = _sine((115 * pitch * (1 + rng.uniform(0.6, 1.4) * np.exp(-times / fall))).astype(np.float32), times)
-    wave = skin * _decay(times, rng.uniform(0.07, 0.16), 0.001)
-    click = _noise(len(times), 300 * pitch, 4500, rng) * _decay(times, rng.uniform(0.008, 0.04), 0.001)
+    skin = sine((115 * pitch * (1 + rng.uniform(0.6, 1.4) * np.exp(-times / fall))).astype(np.float32), times)
+    wave = skin * decay(times, rng.uniform(0.07, 0.16), 0.001)
+    click = noise(len(times), 300 * pitch, 4500, rng) * decay(times, rng.uniform(0.008, 0.04), 0.001)
     return wave + np.float32(rng.uniform(0.3, 0.9)) * click
 
 
@@ -126,9 +58,9 @@ def bird(seconds: float, pitch: float, rng: Rng) -> Wave:
         length = rng.uniform(0.05, 0.11)
         if start + length > min(seconds, 0.6):
             return wave
-        times = _times(length)
+        times = instants(length)
         sweep = base * (1 + depth * direction * (times / length - 0.5)) * (1 + 0.05 * np.sin(2 * np.pi * rate * times))
-        syllable = _tone(np.minimum(sweep, 7300).astype(np.float32), times, (1, rng.uniform(0, 0.2))) * _swell(times, 0.012, 0.02)
+        syllable = tone(np.minimum(sweep, 7300).astype(np.float32), times, (1, rng.uniform(0, 0.2))) * swell(times, 0.012, 0.02)
         first = int(start * SAMPLE_RATE)
         part = syllable[: len(wave) - first]
         wave[first : first + len(part)] += part
@@ -136,102 +68,102 @@ def bird(seconds: float, pitch: float, rng: Rng) -> Wave:
 
 
 def dog(seconds: float, pitch: float, rng: Rng) -> Wave:
-    times = _times(min(seconds, rng.uniform(0.16, 0.28)))
+    times = instants(min(seconds, rng.uniform(0.16, 0.28)))
     turn = times / times[-1]
     base = 330 * pitch
     glide = base * (0.75 + 0.5 * np.sin(np.pi * np.minimum(1, turn * 1.25)) - 0.25 * turn)
-    voice = _tone(
-        glide.astype(np.float32), times, _formants(base, (750 * pitch**0.6, 1500 * pitch**0.6), 0.4, rng.uniform(0.1, 0.5))
+    voice = tone(
+        glide.astype(np.float32), times, formants(base, (750 * pitch**0.6, 1500 * pitch**0.6), 0.4, rng.uniform(0.1, 0.5))
     )
-    rough = 1 + rng.uniform(0.1, 0.4) * _noise(len(times), 20, 120, rng)
-    breath = _noise(len(times), 500, 3500, rng) * np.float32(rng.uniform(0.15, 0.4))
-    return (voice * rough + breath) * _swell(times, 0.012, 0.6 * times[-1]) ** 1.3
+    rough = 1 + rng.uniform(0.1, 0.4) * noise(len(times), 20, 120, rng)
+    breath = noise(len(times), 500, 3500, rng) * np.float32(rng.uniform(0.15, 0.4))
+    return (voice * rough + breath) * swell(times, 0.012, 0.6 * times[-1]) ** 1.3
 
 
 def cat(seconds: float, pitch: float, rng: Rng) -> Wave:
-    times = _times(min(seconds, rng.uniform(0.5, 0.95)))
+    times = instants(min(seconds, rng.uniform(0.5, 0.95)))
     turn = times / times[-1]
     base = 520 * pitch
     contour = base * (0.85 + rng.uniform(0.25, 0.45) * np.sin(np.pi * turn**0.7) - 0.12 * turn)
     contour = (contour * (1 + 0.012 * np.sin(2 * np.pi * rng.uniform(5, 7) * times))).astype(np.float32)
-    closed = _tone(contour, times, _formants(base, (400, 2500 * pitch**0.4), 0.3, 0.4))
-    opened = _tone(contour, times, _formants(base, (950 * pitch**0.4, 1600 * pitch**0.4), 0.35, 0.1))
+    closed = tone(contour, times, formants(base, (400, 2500 * pitch**0.4), 0.3, 0.4))
+    opened = tone(contour, times, formants(base, (950 * pitch**0.4, 1600 * pitch**0.4), 0.35, 0.1))
     opening = np.sin(np.pi * np.clip(turn * 1.15 - 0.1, 0, 1)).astype(np.float32)
-    return (closed * (1 - opening) * 0.6 + opened * opening) * _swell(times, 0.08, 0.2)
+    return (closed * (1 - opening) * 0.6 + opened * opening) * swell(times, 0.08, 0.2)
 
 
 def frog(seconds: float, pitch: float, rng: Rng) -> Wave:
     parts = []
     rate, centre = rng.uniform(38, 60), 620 * pitch
     for length, rise in ((rng.uniform(0.1, 0.15), 0.9), (rng.uniform(0.14, 0.22), 1.15)):
-        times = _times(length)
+        times = instants(length)
         pulses = np.exp(-((times * rate) % 1) * rng.uniform(3, 5)).astype(np.float32)
-        croak = _tone(np.full_like(times, centre * rise), times, (1, 0.7, 0.5, 0.25, rng.uniform(0.05, 0.3)))
-        parts += [croak * pulses * _swell(times, 0.02, 0.03), np.zeros(int(rng.uniform(0.02, 0.05) * SAMPLE_RATE), np.float32)]
+        croak = tone(np.full_like(times, centre * rise), times, (1, 0.7, 0.5, 0.25, rng.uniform(0.05, 0.3)))
+        parts += [croak * pulses * swell(times, 0.02, 0.03), np.zeros(int(rng.uniform(0.02, 0.05) * SAMPLE_RATE), np.float32)]
     return np.concatenate(parts[:3])[: int(seconds * SAMPLE_RATE)]
 
 
 def bee(seconds: float, pitch: float, rng: Rng) -> Wave:
-    times = _times(seconds)
+    times = instants(seconds)
     drift = (
         1
         + 0.05 * np.sin(2 * np.pi * rng.uniform(1, 3) * times + rng.uniform(0, 6))
         + 0.015 * np.sin(2 * np.pi * rng.uniform(9, 14) * times)
     )
-    buzz = _tone((205 * pitch * drift).astype(np.float32), times, np.arange(1, 30) ** -rng.uniform(0.5, 0.9))
+    buzz = tone((205 * pitch * drift).astype(np.float32), times, np.arange(1, 30) ** -rng.uniform(0.5, 0.9))
     wobble = 1 + rng.uniform(0.15, 0.4) * np.sin(2 * np.pi * rng.uniform(4, 9) * times)
-    return buzz * wobble.astype(np.float32) * _swell(times, 0.12, 0.15)
+    return buzz * wobble.astype(np.float32) * swell(times, 0.12, 0.15)
 
 
 def clock(seconds: float, pitch: float, rng: Rng) -> Wave:
     gap = min(rng.uniform(0.2, 0.34), seconds - 0.08)
     wave = np.zeros(int((gap + 0.07) * SAMPLE_RATE), np.float32)
-    times = _times(0.06)
+    times = instants(0.06)
     body, ring = rng.uniform(0.003, 0.007), rng.uniform(0.006, 0.012)
     for start, ratio, level in ((0.0, 1.0, 1.0), (gap, 0.78, 0.85)):
-        click = _sine(2300.0 * pitch * ratio, times) * _decay(times, ring, 0.0005)
-        click += 0.6 * _sine(3900.0 * min(pitch, 1.3) * ratio, times) * _decay(times, body, 0.0005)
-        click += 0.5 * _noise(len(times), 1200 * pitch, 6500, rng) * _decay(times, 0.002, 0.0005)
+        click = sine(2300.0 * pitch * ratio, times) * decay(times, ring, 0.0005)
+        click += 0.6 * sine(3900.0 * min(pitch, 1.3) * ratio, times) * decay(times, body, 0.0005)
+        click += 0.5 * noise(len(times), 1200 * pitch, 6500, rng) * decay(times, 0.002, 0.0005)
         first = int(start * SAMPLE_RATE)
         wave[first : first + len(click)] += np.float32(level) * click
     return wave
 
 
 def siren(seconds: float, pitch: float, rng: Rng) -> Wave:
-    times = _times(seconds)
+    times = instants(seconds)
     shape = 0.5 - 0.5 * np.cos(2 * np.pi * times / times[-1])
     sweep = 520 * pitch * (1 + rng.uniform(0.9, 1.3) * shape ** rng.uniform(0.7, 1.2))
     weights = np.where(np.arange(9) % 2 == 0, 1, rng.uniform(0, 0.4)) / np.arange(1, 10) ** rng.uniform(0.9, 1.6)
-    return _tone(sweep.astype(np.float32), times, weights) * _swell(times, 0.05, 0.08)
+    return tone(sweep.astype(np.float32), times, weights) * swell(times, 0.05, 0.08)
 
 
 def train(seconds: float, pitch: float, rng: Rng) -> Wave:
-    whistle = _times(0.5 * seconds)
+    whistle = instants(0.5 * seconds)
     bend = (1 - 0.06 * np.exp(-whistle / 0.05)).astype(np.float32)
-    chord = sum(_tone((f * pitch) * bend, whistle, (1, 0.35, 0.2, 0.1)) for f in (480.0, 575.0, 720.0))
-    chord = chord / 3 + 0.15 * _noise(len(whistle), 700 * pitch, 5000, rng)
-    rest = _times(0.5 * seconds)
+    chord = sum(tone((f * pitch) * bend, whistle, (1, 0.35, 0.2, 0.1)) for f in (480.0, 575.0, 720.0))
+    chord = chord / 3 + 0.15 * noise(len(whistle), 700 * pitch, 5000, rng)
+    rest = instants(0.5 * seconds)
     rate = rng.uniform(6.5, 9.5)
-    chuffs = _noise(len(rest), 250 * pitch, 2600 * pitch, rng, -1) * np.exp(-((rest * rate) % 1) * rng.uniform(3, 5))
-    return np.concatenate([chord * _swell(whistle, 0.04, 0.06), np.float32(0.9) * chuffs * _swell(rest, 0.01, 0.05)]).astype(
+    chuffs = noise(len(rest), 250 * pitch, 2600 * pitch, rng, -1) * np.exp(-((rest * rate) % 1) * rng.uniform(3, 5))
+    return np.concatenate([chord * swell(whistle, 0.04, 0.06), np.float32(0.9) * chuffs * swell(rest, 0.01, 0.05)]).astype(
         np.float32
     )
 
 
 def telephone(seconds: float, pitch: float, rng: Rng) -> Wave:
-    times = _times(min(seconds, rng.uniform(0.55, 1.1)))
+    times = instants(min(seconds, rng.uniform(0.55, 1.1)))
     rate = rng.uniform(17, 24)
     if rng.random() < 0.6:  # two gongs and a clapper
         strokes = np.exp(-((times * rate) % 1) * 2.2).astype(np.float32)
-        gongs = sum(w * _sine(f * pitch, times) for f, w in ((1320.0, 1.0), (1650.0, 0.9), (2750.0, 0.5), (3900.0, 0.3)))
-        return gongs * strokes * _swell(times, 0.01, 0.08)
+        gongs = sum(w * sine(f * pitch, times) for f, w in ((1320.0, 1.0), (1650.0, 0.9), (2750.0, 0.5), (3900.0, 0.3)))
+        return gongs * strokes * swell(times, 0.01, 0.08)
     high = ((times * rate) % 1 < 0.5).astype(np.float32)
-    trill = _tone((1250 * pitch * (1 + 0.28 * high)).astype(np.float32), times, (1, 0.1, 0.35, 0.05, 0.15))
-    return trill * _swell(times, 0.01, 0.02)
+    trill = tone((1250 * pitch * (1 + 0.28 * high)).astype(np.float32), times, (1, 0.1, 0.35, 0.05, 0.15))
+    return trill * swell(times, 0.01, 0.02)
 
 
 def guitar(seconds: float, pitch: float, rng: Rng) -> Wave:
-    times = _times(min(seconds, 1.3))
+    times = instants(min(seconds, 1.3))
     wave = np.zeros_like(times)
     pluck, ring = rng.uniform(0.12, 0.28), rng.uniform(0.3, 0.7)
     notes = (1.0, 1.5, 2.0, 2.52)[: int(rng.choice((1, 3, 4)))]
@@ -241,25 +173,25 @@ def guitar(seconds: float, pitch: float, rng: Rng) -> Wave:
         for k in range(1, min(10, int(7000 / base)) + 1):
             shade = np.sin(np.pi * k * pluck) / k**0.8
             wave[delay:] += (
-                np.float32(shade) * _sine(base * k * (1 + 2e-4 * k * k), string) * np.exp(-string * (1 + 0.35 * k) / ring)
+                np.float32(shade) * sine(base * k * (1 + 2e-4 * k * k), string) * np.exp(-string * (1 + 0.35 * k) / ring)
             )
-    return wave * _swell(times, 0.003, 0.05)
+    return wave * swell(times, 0.003, 0.05)
 
 
 def heart(seconds: float, pitch: float, rng: Rng) -> Wave:
     gap = min(rng.uniform(0.2, 0.3), seconds - 0.2)
     wave = np.zeros(int((gap + 0.19) * SAMPLE_RATE), np.float32)
-    times = _times(0.18)
+    times = instants(0.18)
     for start, ratio, level in ((0.0, 1.0, 1.0), (gap, 1.25, rng.uniform(0.6, 0.9))):
-        beat = _tone((62 * pitch * ratio * (1 + 0.4 * np.exp(-times / 0.03))).astype(np.float32), times, (1, 0.6, 0.25))
+        beat = tone((62 * pitch * ratio * (1 + 0.4 * np.exp(-times / 0.03))).astype(np.float32), times, (1, 0.6, 0.25))
         first = int(start * SAMPLE_RATE)
-        wave[first : first + len(beat)] += np.float32(level) * beat * _decay(times, rng.uniform(0.035, 0.06), 0.012)
+        wave[first : first + len(beat)] += np.float32(level) * beat * decay(times, rng.uniform(0.035, 0.06), 0.012)
     return wave
 
 
 def _drops(count: int, rate: float, length: float, low: float, high: float, rng: Rng, power: float) -> Wave:
     """``rate`` short noise bursts per second, of random level (uniform to the ``power``)."""
-    drop = _noise(512, low, high, rng) * np.exp(-np.arange(512, dtype=np.float32) / (length * SAMPLE_RATE))
+    drop = noise(512, low, high, rng) * np.exp(-np.arange(512, dtype=np.float32) / (length * SAMPLE_RATE))
     impulses = np.zeros(count, np.float32)
     number = max(2, int(rate * count / SAMPLE_RATE))
     impulses[rng.integers(0, count, number)] = rng.choice((-1, 1), number) * rng.random(number) ** power
@@ -268,44 +200,44 @@ def _drops(count: int, rate: float, length: float, low: float, high: float, rng:
 
 
 def fire(seconds: float, pitch: float, rng: Rng) -> Wave:
-    times = _times(seconds)
+    times = instants(seconds)
     crackle = _drops(len(times), rng.uniform(22, 45), rng.uniform(0.0015, 0.004), 900 * pitch, 5000 * pitch, rng, 3)
-    roar = _noise(len(times), 70 * pitch, 420 * pitch, rng, -1) * np.float32(rng.uniform(0.12, 0.3))
-    return (crackle / np.float32(np.abs(crackle).max() + 1e-6) + roar) * _swell(times, 0.03, 0.05)
+    roar = noise(len(times), 70 * pitch, 420 * pitch, rng, -1) * np.float32(rng.uniform(0.12, 0.3))
+    return (crackle / np.float32(np.abs(crackle).max() + 1e-6) + roar) * swell(times, 0.03, 0.05)
 
 
 def rain(seconds: float, pitch: float, rng: Rng) -> Wave:
-    times = _times(seconds)
-    hiss = _noise(len(times), 1500 * pitch, min(7600, 5600 * pitch), rng)
+    times = instants(seconds)
+    hiss = noise(len(times), 1500 * pitch, min(7600, 5600 * pitch), rng)
     drops = _drops(len(times), rng.uniform(250, 600), rng.uniform(0.001, 0.003), 1200 * pitch, 6500, rng, 1.5)
     drops /= np.float32(np.abs(drops).max() + 1e-6)
-    return (hiss + np.float32(rng.uniform(0.4, 1.2)) * drops) * _swell(times, 0.05, 0.06)
+    return (hiss + np.float32(rng.uniform(0.4, 1.2)) * drops) * swell(times, 0.05, 0.06)
 
 
 def thunder(seconds: float, pitch: float, rng: Rng) -> Wave:
-    times = _times(seconds)
-    rolls = 1 + rng.uniform(0.3, 0.7) * _noise(len(times), 2, 9, rng)
-    rumble = _noise(len(times), 35 * pitch, 190 * pitch, rng, -1) * rolls * np.exp(-times / (rng.uniform(0.3, 0.6) * seconds))
-    crack = _noise(len(times), 200 * pitch, 3500 * pitch, rng, -1) * np.exp(-times / rng.uniform(0.03, 0.09))
-    return (rumble + np.float32(rng.uniform(0.4, 1.0)) * crack) * _swell(times, 0.004, 0.3 * seconds)
+    times = instants(seconds)
+    rolls = 1 + rng.uniform(0.3, 0.7) * noise(len(times), 2, 9, rng)
+    rumble = noise(len(times), 35 * pitch, 190 * pitch, rng, -1) * rolls * np.exp(-times / (rng.uniform(0.3, 0.6) * seconds))
+    crack = noise(len(times), 200 * pitch, 3500 * pitch, rng, -1) * np.exp(-times / rng.uniform(0.03, 0.09))
+    return (rumble + np.float32(rng.uniform(0.4, 1.0)) * crack) * swell(times, 0.004, 0.3 * seconds)
 
 
 def wave(seconds: float, pitch: float, rng: Rng) -> Wave:
-    times = _times(seconds)
+    times = instants(seconds)
     peak = rng.uniform(0.4, 0.65)
     turn = times / times[-1]
     swell = np.where(turn < peak, np.sin(0.5 * np.pi * turn / peak) ** 2, np.cos(0.5 * np.pi * (turn - peak) / (1 - peak)) ** 2)
-    body = _noise(len(times), 150 * pitch, 900 * pitch, rng, -1)
-    foam = _noise(len(times), 700 * pitch, 3300 * pitch, rng, -1) * swell**2
+    body = noise(len(times), 150 * pitch, 900 * pitch, rng, -1)
+    foam = noise(len(times), 700 * pitch, 3300 * pitch, rng, -1) * swell**2
     return ((body * (0.25 + 0.75 * swell) + np.float32(rng.uniform(0.6, 1.2)) * foam) * swell).astype(np.float32)
 
 
 def car(seconds: float, pitch: float, rng: Rng) -> Wave:
-    times = _times(min(seconds, rng.uniform(0.3, 0.8)))
+    times = instants(min(seconds, rng.uniform(0.3, 0.8)))
     still = np.ones_like(times)
     weights = np.arange(1, 18) ** -rng.uniform(0.3, 0.7)
-    horns = _tone(405 * pitch * still, times, weights) + _tone(510 * pitch * rng.uniform(0.985, 1.015) * still, times, weights)
-    return horns * _swell(times, 0.015, 0.03)
+    horns = tone(405 * pitch * still, times, weights) + tone(510 * pitch * rng.uniform(0.985, 1.015) * still, times, weights)
+    return horns * swell(times, 0.015, 0.03)
 
 
 SOUNDS: dict[str, Callable[[float, float, Rng], Wave]] = {
@@ -339,7 +271,7 @@ def render(thing: str, size: str, place: str, count: int, rng: Rng) -> np.ndarra
         if value not in known:
             raise ValueError(f"unknown {name} {value!r}: expected one of {', '.join(map(str, known))}")
     mono = _repeat(SOUNDS[thing], PITCH[size] * rng.uniform(0.96, 1.04), count, rng)
-    return _record(_pan(_through_room(mono, rng), PAN[place], rng), rng)
+    return record(pan(through_room(mono, rng), PAN[place], rng), rng)
 
 
 def _repeat(event: Callable[[float, float, Rng], Wave], pitch: float, count: int, rng: Rng) -> Wave:
@@ -356,69 +288,3 @@ def _repeat(event: Callable[[float, float, Rng], Wave], pitch: float, count: int
         part = sounding[: SAMPLES - first] * np.float32(rng.uniform(0.75, 1.0))
         mono[first : first + len(part)] += part
     return mono
-
-
-@cache
-def _octaves() -> np.ndarray:
-    """Position of every FFT bin between 60 Hz (0) and 8 kHz (6), in octaves above 60 Hz."""
-    hertz = np.arange(_FFT // 2 + 1, dtype=np.float32) * (SAMPLE_RATE / _FFT)
-    return np.clip(np.log2(np.maximum(hertz, 1) / 60), 0, 7).astype(np.float32)
-
-
-def _through_room(mono: Wave, rng: Rng) -> Wave:
-    """Reverberation (often none), a random smooth equaliser, sometimes a band limit: one FFT each way."""
-    spectrum = np.fft.rfft(mono, _FFT)
-    decibels = np.interp(_octaves(), np.arange(8), rng.uniform(-5, 5, 8)).astype(np.float32)
-    if rng.random() < 0.2:  # the top of the band is cut off, as codecs and telephones do
-        decibels = decibels - np.float32(30) * np.clip(_octaves() - np.log2(rng.uniform(3600, 7000) / 60), 0, 1)
-    spectrum = spectrum * np.exp(decibels * np.float32(np.log(10) / 20))
-    if rng.random() < 0.55:
-        length = int(rng.uniform(0.05, 0.35) * SAMPLE_RATE)
-        offset = int(rng.integers(1 << 16))
-        tail = _bank()[offset : offset + length].real * np.exp(-np.arange(length, dtype=np.float32) * (5.0 / length))
-        tail *= np.float32(rng.uniform(0.05, 0.45) / np.sqrt(np.square(tail).sum()))
-        tail[0] += 1
-        spectrum = spectrum * np.fft.rfft(tail, _FFT)
-    return np.fft.irfft(spectrum, _FFT)[:SAMPLES].astype(np.float32)
-
-
-def _pan(mono: Wave, pan: float, rng: Rng) -> np.ndarray:
-    """Constant-power pan with jitter, and the delay of the farther ear: (2, T)."""
-    pan = float(np.clip(pan + rng.uniform(-0.12, 0.12), -0.95, 0.95))
-    angle = (pan + 1) * np.pi / 4
-    delay = int(abs(pan) * 8)
-    far = np.concatenate([np.zeros(delay, np.float32), mono[: len(mono) - delay]])
-    left, right = (mono, far) if pan < 0 else (far, mono)
-    return np.stack([left * np.float32(np.cos(angle)), right * np.float32(np.sin(angle))])
-
-
-@cache
-def _hiss() -> tuple[np.ndarray, ...]:
-    """Long stretches of white, pink and brown noise and of mains hum, unit power."""
-    rng = np.random.default_rng(9309)
-    noises = [_noise(1 << 17, 30, 7900, rng, tilt) for tilt in (0.0, -1.0, -2.0)]
-    times = np.arange(1 << 17, dtype=np.float32) / SAMPLE_RATE
-    hum = sum(np.sin(2 * np.pi * 50 * k * times) / k for k in (1, 2, 3, 5)).astype(np.float32)
-    return tuple((wave / np.sqrt(np.square(wave).mean())).astype(np.float32) for wave in (*noises, hum))
-
-
-def _record(stereo: np.ndarray, rng: Rng) -> np.ndarray:
-    """Background noise, level, now and then an overdriven or coarse recorder."""
-    stereo /= np.float32(np.abs(stereo).max() + 1e-9)
-    if rng.random() < 0.8:
-        power = np.square(stereo).mean()
-        level = np.float32(np.sqrt(power) * 10 ** (-rng.uniform(10, 60) / 20))
-        noise = _hiss()[int(rng.choice(4, p=(0.35, 0.35, 0.2, 0.1)))]
-        starts = rng.integers(0, (1 << 17) - SAMPLES, 2)
-        stereo = stereo + level * np.stack([noise[start : start + SAMPLES] for start in starts])
-    chance = rng.random()
-    if chance < 0.12:
-        stereo = np.tanh(stereo * np.float32(rng.uniform(1.5, 4)))
-    elif chance < 0.18:
-        stereo = np.clip(stereo * np.float32(rng.uniform(1.2, 2.5)), -1, 1)
-    elif chance < 0.26:  # 8-bit mu-law
-        compressed = np.sign(stereo) * np.log1p(255 * np.minimum(np.abs(stereo), 1)) / np.float32(np.log(256))
-        coarse = np.round(compressed * 127) / 127
-        stereo = np.sign(coarse) * np.expm1(np.abs(coarse) * np.float32(np.log(256))) / 255
-    gain = 10 ** (-rng.uniform(0, 20) / 20) / (np.abs(stereo).max() + 1e-9)
-    return (stereo * np.float32(gain)).astype(np.float32)

@@ -109,7 +109,7 @@ class TrainVAE(ZooTask):
             return net
         lower, blocks, latent_channels = self.sizes
         channels, layers = (lower[0] // 2, *lower), (0, *blocks)
-        return AutoencoderDC(
+        net: nn.Module = AutoencoderDC(
             latent_channels=latent_channels,
             encoder_block_types="ResBlock",
             decoder_block_types="ResBlock",
@@ -122,6 +122,7 @@ class TrainVAE(ZooTask):
             downsample_block_type="pixel_unshuffle",
             upsample_block_type="pixel_shuffle",
         )
+        return net
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         pixels = batch["pixels"] * 2 - 1

@@ -1,0 +1,125 @@
+"""The shipped AudioToken: what a user calls, what the command line writes, what `predict` resumes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import xmodal
+from xmodal.audio2image import AudioTokenPipeline
+from xmodal.foundation.picture_tagger import PictureTagger
+from xmodal.miniature import world
+
+ROOT = Path(__file__).parent.parent.parent
+BELL = ROOT / "examples" / "sounds" / "bell.wav"
+
+
+@pytest.fixture(scope="module")
+def pipe() -> AudioTokenPipeline:
+    return xmodal.pipeline("audiotoken-mini")
+
+
+def noise(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def test_files_and_waveforms_give_the_same_picture(pipe: AudioTokenPipeline) -> None:
+    array, rate = soundfile.read(BELL, dtype="float32")
+    from_file = pipe(BELL, generator=noise(0), num_inference_steps=4).images[0]
+    from_array = pipe(array.T, sampling_rate=rate, generator=noise(0), num_inference_steps=4).images[0]
+    assert from_file.size == (64, 64)
+    assert np.abs(np.asarray(from_file, int) - np.asarray(from_array, int)).max() <= 2
+
+
+def test_a_picture_depends_on_its_own_sound_and_noise_only(pipe: AudioTokenPipeline) -> None:
+    options = {"num_inference_steps": 4, "output_type": "pt"}
+    alone = pipe(BELL, generator=noise(3), **options).images
+    together = pipe([ROOT / "examples" / "sounds" / "dog.wav", BELL], generator=noise(1, 3), **options).images
+    assert torch.allclose(alone[0], together[1], atol=1e-3)
+
+
+def test_output_types_and_number(pipe: AudioTokenPipeline) -> None:
+    assert pipe(BELL, num_images_per_prompt=2, num_inference_steps=2, output_type="np").images.shape == (2, 64, 64, 3)
+    assert pipe(BELL, num_images_per_prompt=2, num_inference_steps=2, output_type="pt").images.shape == (2, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt": "a photo"}, "exactly one {}"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be at least 1, not 0"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt must be at least 1"),
+        ({"output_type": "jpg"}, "output_type must be one of pil, np, pt"),
+    ],
+)
+def test_bad_calls(pipe: AudioTokenPipeline, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pipe(BELL, **options)
+
+
+def test_a_waveform_needs_its_rate(pipe: AudioTokenPipeline) -> None:
+    with pytest.raises(ValueError, match="sampling_rate"):
+        pipe(torch.zeros(40000))
+
+
+@pytest.mark.slow
+def test_it_paints_what_it_hears(pipe: AudioTokenPipeline) -> None:
+    clips = [world.sample("test", index, seed=2) for index in range(48)]
+    sounds = [torch.from_numpy(world.sound(clip)) for clip in clips]
+    pictures = pipe(sounds, sampling_rate=16000, generator=noise(*range(48)), output_type="pt").images
+    named = PictureTagger().tag(pictures)["thing"]
+    right = sum(name == clip.thing for name, clip in zip(named, clips, strict=True))
+    assert right >= 30  # chance is 3; benchmarks/audiotoken_mini.py prints the rate
+
+
+@pytest.mark.slow
+def test_command_line(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "xmodal",
+        "generate",
+        str(BELL),
+        "--to",
+        "image",
+        "-n",
+        "2",
+        "--steps",
+        "3",
+        "-o",
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bell-1.png", "bell-2.png"]
+
+
+@pytest.mark.slow
+def test_predict_resumes(tmp_path: Path) -> None:
+    from xmodal.miniature.render import render
+
+    manifest = render(tmp_path / "world", "test", 3)
+    out = tmp_path / "pictures"
+    recipes = ["--config", "recipes/miniature/audiotoken.yaml", "--config", "recipes/overlays/predict_manifest.yaml"]
+    options = [f"--data.manifest={manifest}", f"--model.predictions={out}", "--model.num_inference_steps=2"]
+    command = [sys.executable, "-m", "xmodal", "predict", *recipes, *options]
+
+    def run() -> dict[Path, tuple[int, bytes]]:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(out.iterdir())}
+
+    first = run()
+    assert len(first) == 3
+    lost, *kept = first
+    lost.unlink()
+    second = run()
+    assert list(second) == list(first)
+    assert all(second[path] == first[path] for path in kept)
+    assert second[lost][1] == first[lost][1]
