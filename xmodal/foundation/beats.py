@@ -431,10 +431,9 @@ def _read_folder(folder: Path) -> dict[str, Any]:
 class BEATs(AudioEncoder):
     """Frozen BEATs.
 
-    ``card`` is a name in `CARDS`, an official ``.pt`` file or a folder written by `save`. ``layers`` (counted from 1)
-    are those that `tokens` concatenates; by default the card's, else the last layer of each third (4, 8, 12 of 12),
-    the choice of AudioToken (arXiv 2305.13050). ``labels`` holds the class names of a fine-tuned checkpoint, else
-    nothing. Raises ValueError for layers that do not exist, and as `load` does.
+    ``card`` is a name in `CARDS`, an official ``.pt`` file or a folder written by `save`. ``layers`` (from 1) are those
+    that `tokens` concatenates; default the card's, else the last of each third (AudioToken's choice, arXiv 2305.13050).
+    ``labels`` names a fine-tuned checkpoint's classes. Raises ValueError for layers that do not exist, and as `load` does.
     """
 
     sample_rate = SAMPLE_RATE
@@ -443,13 +442,23 @@ class BEATs(AudioEncoder):
         super().__init__()
         chosen = find_card(CARDS, card, "BEATs")
         chosen.verify()
-        self.model, self.labels = load(chosen.folder())
+        self._assemble(*load(chosen.folder()), layers or chosen.options.get("layers"), card)
+
+    @classmethod
+    def from_model(cls, model: BEATsModel, labels: list[str] | None = None, layers: list[int] | None = None) -> Self:
+        """Build from a model in memory, which is frozen in place."""
+        beats = cls.__new__(cls)
+        AudioEncoder.__init__(beats)
+        beats._assemble(model, labels or [], layers, "in memory")
+        return beats
+
+    def _assemble(self, model: BEATsModel, labels: list[str], layers: list[int] | None, name: str) -> None:
+        self.model, self.labels = model, labels
         depth = self.model.config.encoder_layers
-        thirds = sorted({math.ceil(depth * part / 3) for part in (1, 2, 3)})
-        self.layers: list[int] = list(layers if layers is not None else chosen.options.get("layers", thirds))
+        self.layers: list[int] = layers or sorted({math.ceil(depth * part / 3) for part in (1, 2, 3)})
         beyond = [layer for layer in self.layers if not 1 <= layer <= depth]
-        if beyond or not self.layers:
-            raise ValueError(f"layers {beyond or self.layers} do not exist in BEATs {card!r}: choose from 1 to {depth}")
+        if beyond:
+            raise ValueError(f"layers {beyond} do not exist in BEATs {name!r}: choose from 1 to {depth}")
         self.dim = self.model.config.encoder_embed_dim
         self.width = len(self.layers) * self.dim
 

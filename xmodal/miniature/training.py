@@ -10,13 +10,14 @@ import copy
 import shutil
 import tempfile
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from xmodal.miniature.data import LABELS
 from xmodal.miniature.world import FACTORS, THINGS
@@ -28,14 +29,14 @@ class ZooTask(Task):
 
     Args:
         output: folder that receives the exported weights; replaced as a whole, only when the export is complete.
-        ema_decay: of the exponential moving average of the weights.
+        ema_decay: of the exponential moving average of the weights; shorter at first, so that it forgets the beginning.
     """
 
     def __init__(self, output: Path, ema_decay: float = 0.998, **task: Any) -> None:
         super().__init__(**task)
         self.output = Path(output)
         self.net = self.build()
-        self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)).requires_grad_(False)
+        self.average = AveragedModel(self.net, multi_avg_fn=_warm_average(ema_decay)).requires_grad_(False)
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -65,6 +66,14 @@ class ZooTask(Task):
                 if target.is_dir():
                     shutil.rmtree(target)
                 part.replace(target)
+
+
+def _warm_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        now = min(decay, (1 + int(count)) / (10 + int(count)))
+        torch._foreach_lerp_(averaged, current, 1 - now)
+
+    return update
 
 
 class TrainVAE(ZooTask):
@@ -167,7 +176,7 @@ class TrainDiffusion(ZooTask):
         width: int = 128,
         text_layers: int = 3,
         unconditional: float = 0.1,
-        ema_decay: float = 0.999,
+        ema_decay: float = 0.995,
         **task: Any,
     ) -> None:
         from diffusers import AutoencoderDC, DDPMScheduler
@@ -244,7 +253,7 @@ class TrainHearing(ZooTask):
         config: sizes of :class:`xmodal.foundation.beats.BEATsConfig` that differ from the release.
     """
 
-    def __init__(self, output: Path, config: dict[str, Any], ema_decay: float = 0.998, **task: Any) -> None:
+    def __init__(self, output: Path, config: dict[str, Any], ema_decay: float = 0.99, **task: Any) -> None:
         self.config = config
         super().__init__(output=output, ema_decay=ema_decay, **task)
 
