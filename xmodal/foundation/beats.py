@@ -442,7 +442,7 @@ class BEATs(AudioEncoder):
         super().__init__()
         chosen = find_card(CARDS, card, "BEATs")
         chosen.verify()
-        self._assemble(*load(chosen.folder()), layers or chosen.options.get("layers"), card)
+        self._assemble(*load(chosen.folder()), chosen.options.get("layers") if layers is None else layers, card)
 
     @classmethod
     def from_model(cls, model: BEATsModel, labels: list[str] | None = None, layers: list[int] | None = None) -> Self:
@@ -455,10 +455,10 @@ class BEATs(AudioEncoder):
     def _assemble(self, model: BEATsModel, labels: list[str], layers: list[int] | None, name: str) -> None:
         self.model, self.labels = model, labels
         depth = self.model.config.encoder_layers
-        self.layers: list[int] = layers or sorted({math.ceil(depth * part / 3) for part in (1, 2, 3)})
+        self.layers = sorted({math.ceil(depth * part / 3) for part in (1, 2, 3)}) if layers is None else layers
         beyond = [layer for layer in self.layers if not 1 <= layer <= depth]
-        if beyond:
-            raise ValueError(f"layers {beyond} do not exist in BEATs {name!r}: choose from 1 to {depth}")
+        if beyond or not self.layers:
+            raise ValueError(f"layers {beyond or self.layers} do not exist in BEATs {name!r}: choose from 1 to {depth}")
         self.dim = self.model.config.encoder_embed_dim
         self.width = len(self.layers) * self.dim
 
@@ -488,7 +488,7 @@ CARDS: dict[str, Card] = {
         licence="Apache-2.0",
         commercial=True,
         origin="recipes/miniature",
-        parameters=0,
+        parameters=690_664,
         dim=128,
         sample_rate=SAMPLE_RATE,
         normalised=False,

@@ -341,7 +341,7 @@ CARDS: dict[str, Card] = {
         licence="Apache-2.0",
         commercial=True,
         origin="recipes/miniature",
-        parameters=0,
+        parameters=9_757_532,
         dim=128,
         image_size=64,
     ),  # fmt: skip

@@ -165,6 +165,7 @@ class TrainDiffusion(ZooTask):
         width: of the text encoder's token embeddings and of the UNet's cross attention.
         text_layers: depth of the text encoder.
         unconditional: share of captions replaced by "" (classifier-free guidance).
+        warm_start: go on from the weights in ``output`` instead of from random ones.
     """
 
     def __init__(
@@ -176,6 +177,7 @@ class TrainDiffusion(ZooTask):
         width: int = 128,
         text_layers: int = 3,
         unconditional: float = 0.1,
+        warm_start: bool = False,
         ema_decay: float = 0.995,
         **task: Any,
     ) -> None:
@@ -184,6 +186,7 @@ class TrainDiffusion(ZooTask):
         from xmodal.miniature.tokenizer import build_tokenizer
 
         self.sizes = (block_out_channels, layers_per_block, width, text_layers)
+        self.warm_start = warm_start
         self.latent_channels = AutoencoderDC.load_config(vae)["latent_channels"]
         self.tokenizer = build_tokenizer()
         super().__init__(output=output, ema_decay=ema_decay, **task)
@@ -197,6 +200,10 @@ class TrainDiffusion(ZooTask):
         from diffusers import UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel
 
+        if self.warm_start:
+            text_encoder = CLIPTextModel.from_pretrained(self.output / "text_encoder", dtype=torch.float32)
+            unet = UNet2DConditionModel.from_pretrained(self.output / "unet", torch_dtype=torch.float32, low_cpu_mem_usage=False)
+            return nn.ModuleDict({"text_encoder": text_encoder.train(), "unet": unet.train()})
         channels, layers, width, text_layers = self.sizes
         text = CLIPTextConfig(
             vocab_size=len(self.tokenizer),
