@@ -50,7 +50,7 @@ def main() -> None:
 
     clips = [world.sample(options.split, index, seed=1) for index in range(options.count)]
     tagger, pipe = PictureTagger(), xmodal.pipeline(options.adapter)
-    rendered = torch.stack([torch.from_numpy(world.picture(clip)).permute(2, 0, 1) / 255 for clip in clips])
+    rendered = torch.stack([torch.tensor(world.picture(clip)).permute(2, 0, 1) / 255 for clip in clips])
     sounds = [torch.from_numpy(world.sound(clip)) for clip in clips]
     heard = paint(pipe, sounds)
     prompts = ["a photo of " + world.caption(clip, ("count", "size")) for clip in clips]
