@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from PIL import Image
 
 import xmodal
 from xmodal.audio2image import AudioTokenPipeline
@@ -121,4 +123,5 @@ def test_predict_resumes(tmp_path: Path) -> None:
     second = run()
     assert list(second) == list(first)
     assert all(second[path] == first[path] for path in kept)
-    assert second[lost][1] == first[lost][1]
+    before, after = (np.asarray(Image.open(io.BytesIO(each[lost][1])), int) for each in (first, second))
+    assert np.abs(before - after).max() <= 2  # painted alone this time: sums round differently

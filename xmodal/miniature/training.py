@@ -113,12 +113,12 @@ class TrainVAE(ZooTask):
         from diffusers import AutoencoderDC
 
         if not self.train_encoder:
-            net = AutoencoderDC.from_pretrained(self.output / "vae", torch_dtype=torch.float32, low_cpu_mem_usage=False)
-            net.encoder.requires_grad_(False)
-            return net
+            trained = AutoencoderDC.from_pretrained(self.output / "vae", torch_dtype=torch.float32, low_cpu_mem_usage=False)
+            trained.encoder.requires_grad_(False)
+            return trained
         lower, blocks, latent_channels = self.sizes
         channels, layers = (lower[0] // 2, *lower), (0, *blocks)
-        net: nn.Module = AutoencoderDC(
+        net: Any = AutoencoderDC(
             latent_channels=latent_channels,
             encoder_block_types="ResBlock",
             decoder_block_types="ResBlock",
