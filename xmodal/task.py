@@ -123,7 +123,7 @@ class Task(LightningModule):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder} is not an adapter folder: it has no {name}")
         task = cls._rebuild((folder / RECIPE).read_text(encoding="utf-8"), folder, parts)
-        task.adapter.load_state_dict(load_file(folder / ADAPTER))
+        task.load_adapter(folder)
         return task.eval()
 
     def load_adapter(self, source: str | Path) -> None:

@@ -24,14 +24,8 @@ class PairedMediaSet(Dataset[dict[str, Any]]):
     def __init__(
         self, rows: list[Row], sample_rate: int, seconds: float, short: str, size: tuple[int, int] | None, crop: str
     ) -> None:
-        self.rows, self.sample_rate, self.seconds, self.short, self.size, self.crop = (
-            rows,
-            sample_rate,
-            seconds,
-            short,
-            size,
-            crop,
-        )
+        self.rows, self.size, self.crop = rows, size, crop
+        self.sample_rate, self.seconds, self.short = sample_rate, seconds, short
 
     def __len__(self) -> int:
         return len(self.rows)

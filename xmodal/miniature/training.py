@@ -80,8 +80,8 @@ class TrainVAE(ZooTask):
     """The picture autoencoder of the miniature Stable Diffusion: factor 8, L2 + L1 + edges.
 
     It is a deep-compression autoencoder (Chen et al., arXiv 2410.10733) rather than Stable Diffusion's AutoencoderKL:
-    its pixel-shuffling shortcuts make it a linear code from the first step, which learns in minutes on a CPU what the
-    other needs hours for. In place of a KL term, its latents are kept small and are decoded with a little noise on them.
+    its pixel-shuffling shortcuts make it a linear code from the first step, which learnt faster on a CPU.
+    In place of a KL term, its latents are kept small and are decoded with a little noise on them.
 
     Args:
         block_out_channels: of the encoder from half resolution down; the decoder mirrors it.
