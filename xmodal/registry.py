@@ -17,12 +17,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xmodal.foundation.base import Card
+    from xmodal.foundation.card import Card
 
 PACKAGE = Path(__file__).parent
 GROUP = "xmodal.foundation"
 COLUMNS = ("model", "card", "towers", "licence", "commercial", "parameters", "dim", "weights")
-NOT_MODELS = {"__init__", "base"}
+NOT_MODELS = {"__init__", "base", "card", "checkpoint"}
 
 
 def available() -> list[str]:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from xmodal.foundation.base import WEIGHTS, Adapter
+from xmodal.foundation.base import Adapter
+from xmodal.foundation.card import WEIGHTS
 from xmodal.modelcard import model_card
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]

@@ -5,69 +5,18 @@ Letters: B batch, T samples, L tokens in time, H and W pixels, d embedding size,
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from xmodal.foundation.card import Card, find_card
 from xmodal.frozen import Frozen
 
-WEIGHTS = Path(__file__).parent.parent / "miniature" / "weights"
-
-
-@dataclass(frozen=True)
-class Card:
-    """Where a model's weights come from, and what they demand.
-
-    ``source`` is a hub id, a path, or ``package:FOLDER`` for weights shipped under ``xmodal/miniature/weights``.
-    ``files`` maps file names to their sha256 (``None`` where it is not known). ``options`` are constructor options
-    that belong to these weights (token layers, attention heads, ...).
-    """
-
-    source: str
-    files: Mapping[str, str | None]
-    licence: str
-    commercial: bool
-    origin: str
-    parameters: int
-    dim: int | None = None
-    sample_rate: int | None = None
-    image_size: int | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    normalised: bool | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def folder(self) -> Path:
-        """Return the local folder (or file) that the source names; raises FileNotFoundError for a hub id not given as a path."""
-        path = WEIGHTS / self.source.removeprefix("package:") if self.source.startswith("package:") else Path(self.source)
-        if path.exists():
-            return path
-        raise FileNotFoundError(
-            f"the weights of {self.source!r} are not on this machine (looked at {path}): download "
-            f"{', '.join(self.files) or 'them'} from {self.origin} and give the path as card"
-        )
-
-    def verify(self) -> None:
-        """Compare the sha256 of every file whose hash the card knows; raises ValueError on the first difference."""
-        folder = self.folder()
-        for name, expected in self.files.items():
-            path = folder / name if folder.is_dir() else folder
-            if expected and hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-                raise ValueError(f"{path} is damaged or not the published file: its sha256 is not {expected}")
-
-
-def find_card(cards: Mapping[str, Card], name: str, kind: str) -> Card:
-    """Return the card called ``name``, or a card for a local path; raises ValueError that lists the known names."""
-    if name in cards:
-        return cards[name]
-    if Path(name).exists():
-        return Card(source=name, files={}, licence="unknown", commercial=False, origin=name, parameters=0)
-    raise ValueError(f"{kind} has no card {name!r} and no such path exists; its cards are: {', '.join(cards)}")
+__all__ = [
+    "Adapter", "AudioEncoder", "AudioGenerator", "Card", "Encoder", "ImageEncoder", "ImageGenerator", "Prior", "TextEncoder",
+    "Vocoder", "find_card",
+]  # fmt: skip
 
 
 class Encoder(Frozen):
@@ -141,6 +90,41 @@ class ImageGenerator(Frozen):
     @abstractmethod
     def generate(self, prompt_embeds: Tensor, negative_prompt_embeds: Tensor | None = None, **options: Any) -> Tensor:
         """Prompt embeddings (B, S, c) -> pixels (B, 3, H, W) in [0, 1]."""
+
+
+class AudioGenerator(Frozen):
+    """Sounds from one embedding vector each.
+
+    ``cond_dim`` is the width of that vector, ``sample_rate`` (Hz) that of the waveforms.
+    """
+
+    cond_dim: int
+    sample_rate: int
+
+    @abstractmethod
+    def generate(self, embedding: Tensor, **options: Any) -> Tensor:
+        """Embeddings (B, cond_dim) -> mono waveforms (B, T) float32 in [-1, 1]."""
+
+
+class Prior(Frozen):
+    """Guesses the image embedding that belongs to a text embedding of the same space, of width ``dim``."""
+
+    dim: int
+
+    @abstractmethod
+    def sample(self, text_embedding: Tensor, **options: Any) -> Tensor:
+        """(B, d) text embeddings -> (B, d) image embeddings."""
+
+
+class Vocoder(Frozen):
+    """Waveforms from log-mel spectrograms; ``mel`` says of which kind (rate, bands, hop, window, range, scale)."""
+
+    mel: Any
+    sample_rate: int
+
+    @abstractmethod
+    def forward(self, log_mel: Tensor) -> Tensor:
+        """(B, n_mels, L) -> mono waveforms (B, T) float32 in [-1, 1]."""
 
 
 class Adapter(nn.Module):

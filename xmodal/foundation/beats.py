@@ -9,10 +9,7 @@ Letters: B batch, T samples, F frames, L tokens, N classes, H heads, d ``encoder
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
@@ -21,12 +18,11 @@ from typing import Any, Self, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodal.foundation.base import AudioEncoder, Card, find_card
+from xmodal.foundation.checkpoint import assign, read_folder, read_pickle, write_folder
 
 SAMPLE_RATE = 16_000
 MEL_BINS = 128
@@ -360,15 +356,7 @@ def save(model: BEATsModel, labels: list[str], folder: Path) -> None:
         raise ValueError(f"{len(labels)} labels were given, but the classifier has {classes} classes")
     first = f"encoder.layers.0.{POSITION_KEY}"
     kept = {key: value for key, value in model.state_dict().items() if key == first or not key.endswith(POSITION_KEY)}
-    tensors = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in kept.items()}
-    for key, value in tensors.items():
-        if not value.isfinite().all():
-            raise ValueError(f"{key} is not finite in float16: the model cannot be saved in this form")
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "model.safetensors.part", metadata={"format": "pt"})
-    (folder / "config.json.part").write_text(json.dumps({"cfg": asdict(model.config), "labels": labels}, indent=1) + "\n")
-    for name in ("model.safetensors", "config.json"):
-        os.replace(folder / f"{name}.part", folder / name)
+    write_folder(folder, {"cfg": asdict(model.config), "labels": labels}, kept)
 
 
 def load(path: Path) -> tuple[BEATsModel, list[str]]:
@@ -384,27 +372,13 @@ def load(path: Path) -> tuple[BEATsModel, list[str]]:
         state |= {f"encoder.layers.{index}.{POSITION_KEY}": shared for index in range(config.encoder_layers)}
     with torch.device("meta"):
         model = BEATsModel(config)
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in state.items()}
-    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-    if wrong:
-        raise ValueError(
-            f"{path}: {len(wrong)} tensors disagree with its cfg, first {wrong[0]} (file {found.get(wrong[0], 'lacks it')}, "
-            f"model {expected.get(wrong[0], 'lacks it')}): use an unmodified BEATs model file, not a tokenizer or another network"
-        )
-    model.load_state_dict(state, assign=True)
+    assign(model, state, path, "its cfg")
     labels = content.get("label_dict") or {}
     return model.eval(), [str(labels[index]) for index in sorted(labels)]
 
 
 def _read_official(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: give the path of a BEATs .pt file from {OFFICIAL}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} cannot be read as a PyTorch file ({reason}): fetch it again from {OFFICIAL}") from error
+    content = read_pickle(path, OFFICIAL)
     if not (isinstance(content, dict) and all(isinstance(content.get(key), Mapping) for key in ("cfg", "model"))):
         found = ", ".join(sorted(map(str, content))[:6]) if isinstance(content, dict) else f"a {type(content).__name__}"
         expected = f"expected a dict with cfg and model, found {found or 'an empty dict'}"
@@ -413,19 +387,10 @@ def _read_official(path: Path) -> dict[str, Any]:
 
 
 def _read_folder(folder: Path) -> dict[str, Any]:
-    config, weights = folder / "config.json", folder / "model.safetensors"
-    for path in (config, weights):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist: a BEATs folder holds {config.name} and {weights.name}, copy both")
-    try:
-        path = config
-        content = json.loads(path.read_text())
-        cfg, labels = content["cfg"], content["labels"]
-        path = weights
-        return {"cfg": cfg, "label_dict": dict(enumerate(labels)), "model": load_file(path)}
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path} is damaged or not of BEATs ({reason}): copy or train it again") from error
+    content, state = read_folder(folder, OFFICIAL)
+    if not isinstance(content.get("cfg"), Mapping) or not isinstance(content.get("labels"), list):
+        raise ValueError(f"{folder / 'config.json'} is not of BEATs: it lacks cfg or labels; copy or train it again")
+    return {"cfg": content["cfg"], "label_dict": dict(enumerate(content["labels"])), "model": state}
 
 
 class BEATs(AudioEncoder):

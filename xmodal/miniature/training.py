@@ -77,16 +77,16 @@ def _warm_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor]
 
 
 class TrainVAE(ZooTask):
-    """The picture autoencoder of the miniature Stable Diffusion: factor 8, L2 + L1 + edges.
+    """The picture autoencoder of the miniature Stable Diffusion: L2 + L1 + edges.
 
     It is a deep-compression autoencoder (Chen et al., arXiv 2410.10733) rather than Stable Diffusion's AutoencoderKL:
     its pixel-shuffling shortcuts make it a linear code from the first step, which learnt faster on a CPU.
     In place of a KL term, its latents are kept small and are decoded with a little noise on them.
 
     Args:
-        block_out_channels: of the encoder from half resolution down; the decoder mirrors it.
-        layers_per_block: residual blocks at each of these resolutions.
-        latent_channels: C of the latents (B, C, H/8, W/8).
+        block_out_channels: of the encoder from full resolution down, each level at half the one before; the decoder mirrors it.
+        layers_per_block: residual blocks at each level; 0 at the first unshuffles the pixels straight to half resolution.
+        latent_channels: C of the latents (B, C, H/f, W/f), with factor f = 2 ** (levels - 1).
         noise: standard deviation of the noise that the decoder learns to bear.
         shrink: weight of the mean squared latent.
         encoder: False trains the decoder only, over the encoder already in ``output``.
@@ -95,9 +95,9 @@ class TrainVAE(ZooTask):
     def __init__(
         self,
         output: Path,
-        block_out_channels: tuple[int, int, int] = (32, 64, 128),
-        layers_per_block: tuple[int, int, int] = (1, 1, 2),
-        latent_channels: int = 16,
+        block_out_channels: tuple[int, ...] = (16, 32, 64),
+        layers_per_block: tuple[int, ...] = (0, 1, 2),
+        latent_channels: int = 8,
         noise: float = 0.05,
         shrink: float = 1e-3,
         encoder: bool = True,
@@ -116,8 +116,7 @@ class TrainVAE(ZooTask):
             trained = AutoencoderDC.from_pretrained(self.output / "vae", torch_dtype=torch.float32, low_cpu_mem_usage=False)
             trained.encoder.requires_grad_(False)
             return trained
-        lower, blocks, latent_channels = self.sizes
-        channels, layers = (lower[0] // 2, *lower), (0, *blocks)
+        channels, layers, latent_channels = self.sizes
         net: Any = AutoencoderDC(
             latent_channels=latent_channels,
             encoder_block_types="ResBlock",
@@ -126,8 +125,8 @@ class TrainVAE(ZooTask):
             decoder_block_out_channels=channels,
             encoder_layers_per_block=layers,
             decoder_layers_per_block=layers,
-            encoder_qkv_multiscales=((),) * 4,
-            decoder_qkv_multiscales=((),) * 4,
+            encoder_qkv_multiscales=((),) * len(channels),
+            decoder_qkv_multiscales=((),) * len(channels),
             downsample_block_type="pixel_unshuffle",
             upsample_block_type="pixel_shuffle",
         )

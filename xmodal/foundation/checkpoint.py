@@ -1,0 +1,113 @@
+"""Reading weight files of others, safely, and writing ours: config.json beside model.safetensors.
+
+Nothing in a file is ever executed: pickles go through ``weights_only=True`` alone. Every error is one sentence with the
+file, what was expected and the mend.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def read_pickle(path: Path, origin: str) -> Any:
+    """Return the content of a ``.pt``, ``.pth``, ``.bin`` or ``.ckpt`` file: tensors, numbers, text, dicts and lists only.
+
+    ``origin`` tells in messages where a good file comes from. Raises FileNotFoundError or ValueError.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: give the path of a weight file from {origin}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} cannot be read as a PyTorch file ({reason}): fetch it again from {origin}") from error
+
+
+def read_tensors(path: Path, origin: str) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file; raises FileNotFoundError or ValueError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: get it from {origin}")
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} is damaged or not a safetensors file ({reason}): get it again from {origin}") from error
+
+
+def only_tensors(content: Any, path: Path, key: str | None = None) -> dict[str, Tensor]:
+    """Return the state dict of a checkpoint (below ``key`` if that is given); raises ValueError if it is none."""
+    state = content.get(key) if key is not None and isinstance(content, Mapping) else content
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        place = f" below {key!r}" if key else ""
+        found = ", ".join(sorted(map(str, content))[:6]) if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        raise ValueError(f"{path} holds no tensors by name{place} (found {found or 'nothing'}): give an unmodified weight file")
+    return {str(name): value for name, value in state.items()}
+
+
+def assign(model: nn.Module, state: Mapping[str, Tensor], path: Path, kind: str) -> None:
+    """Put a state dict into a model (which may be on the meta device) as float32.
+
+    Raises ValueError that counts and names missing, surplus and misshapen tensors: nothing is filled in or left out.
+    """
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+    if wrong:
+        first = f"{wrong[0]} (file {found.get(wrong[0], 'lacks it')}, model {expected.get(wrong[0], 'lacks it')})"
+        missing, surplus = len(expected.keys() - found.keys()), len(found.keys() - expected.keys())
+        raise ValueError(
+            f"{path} does not fit {kind}: {len(wrong)} tensors disagree ({missing} missing, {surplus} unknown), first {first}; "
+            "use an unmodified file of this model"
+        )
+    full = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    model.load_state_dict(full, assign=True)
+
+
+def read_folder(folder: Path, origin: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return config and tensors of a folder written by `write_folder`; raises FileNotFoundError or ValueError."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: the folder holds {CONFIG} and {WEIGHTS}, copy both from {origin}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): get it again from {origin}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds a {type(config).__name__}, but expected an object with the model's sizes")
+    return config, read_tensors(folder / WEIGHTS, origin)
+
+
+def write_folder(
+    folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor], dtype: torch.dtype | None = torch.float16
+) -> Path:
+    """Write ``config.json`` and ``model.safetensors``, each under a temporary name first; returns the folder.
+
+    ``dtype`` is that of the floating-point tensors; None keeps each as it is. Raises ValueError for a tensor that is
+    not finite in it.
+    """
+    tensors = {}
+    for key, value in state.items():
+        kept = value.detach().to("cpu", dtype if dtype and value.is_floating_point() else value.dtype)
+        if kept.is_floating_point() and not kept.isfinite().all():
+            raise ValueError(
+                f"{key} is not finite in {str(kept.dtype).removeprefix('torch.')}: the model cannot be saved in this form"
+            )
+        tensors[key] = kept.clone(memory_format=torch.contiguous_format)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / f"{WEIGHTS}.part", metadata={"format": "pt"})
+    (folder / f"{CONFIG}.part").write_text(json.dumps(dict(config), indent=1) + "\n", encoding="utf-8")
+    for name in (WEIGHTS, CONFIG):
+        os.replace(folder / f"{name}.part", folder / name)
+    return folder
