@@ -1,0 +1,180 @@
+"""The feature store: atomic, resumable, never stale, fast to read."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from xmodal.data.features import FeatureStore, Key, Shard, stores
+
+KEY = Key("xmodal.foundation.clip.ImageTower:mini", "0123", {"size": 224, "crop": "centre"}, "pillow 12")
+CLIPS = [f"clip {i} é" for i in range(100)]
+Computed = tuple[list[int], Mapping[str, np.ndarray], Mapping[int, str]]
+
+
+def compute(positions: Sequence[int]) -> Computed:
+    """Row i is filled with i; every clip that ends in 7 is broken."""
+    kept = [i for i in positions if i % 10 != 7]
+    pooled = np.repeat(np.array(kept, np.float16)[:, None], 5, 1)
+    return kept, {"pooled": pooled, "grid": np.arange(6, dtype=np.float32).reshape(2, 3) + pooled[:, :1, None]}, {
+        i: "no sound" for i in positions if i % 10 == 7
+    }  # fmt: skip
+
+
+def filled(folder: Path, rows: int = 16) -> FeatureStore:
+    store = FeatureStore(folder, KEY)
+    store.extract(CLIPS, compute, rows_per_shard=rows)
+    return store
+
+
+def contents(store: FeatureStore) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in store.root.iterdir()}
+
+
+def test_rows_come_back_in_any_order(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    assert len(store) == 90
+    assert store.failures() == {CLIPS[i]: "no sound" for i in range(7, 100, 10)}
+    wanted = [93, 0, 51, 51, 2, 16]
+    rows = store.locate([CLIPS[i] for i in range(100) if i % 10 != 7])
+    position = {clip: i for i, clip in enumerate(i for i in range(100) if i % 10 != 7)}
+    read = rows.read([position[i] for i in wanted])
+    assert read["pooled"].dtype == np.float16
+    assert read["pooled"][:, 0].tolist() == wanted
+    assert read["grid"].shape == (6, 2, 3)
+    assert read["grid"][0, 1, 2] == 98
+
+
+def test_a_shard_is_a_safetensors_file(tmp_path: Path) -> None:
+    path = sorted(filled(tmp_path).root.glob("*.safetensors"))[0]
+    ours = Shard(path).arrays
+    theirs = load_file(path)
+    assert sorted(ours) == sorted(theirs) == ["grid", "pooled"]
+    assert all((ours[name] == theirs[name]).all() for name in ours)
+
+
+def test_a_rerun_computes_nothing_and_two_ranks_share_the_work(tmp_path: Path) -> None:
+    whole = filled(tmp_path / "whole")
+    assert whole.extract(CLIPS, compute, rows_per_shard=16) == 0
+    shared = FeatureStore(tmp_path / "shared", KEY)
+    counts = [shared.extract(CLIPS, compute, 16, rank, 2) for rank in (1, 0)]
+    assert counts == [3, 4]
+    assert contents(shared) == contents(whole)
+
+
+def test_another_key_is_another_store(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    for other in (
+        Key("m", "0123"),
+        Key(KEY.model, "4567", KEY.preprocessing, KEY.decoder),
+        Key(KEY.model, "0123", {"size": 256}),
+    ):
+        assert len(FeatureStore(tmp_path, other)) == 0
+    (store.root / "key.json").write_text(Key("edited", "").text())
+    with pytest.raises(ValueError, match="does not describe this store"):
+        FeatureStore(tmp_path, KEY)
+
+
+def test_stores_are_found_again(tmp_path: Path) -> None:
+    filled(tmp_path)
+    (found,) = stores(tmp_path)
+    assert found.key.text() == KEY.text()
+    assert len(found) == 90
+
+
+def test_absent_clips_are_named(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="2 of 3 clips are not in .*first 'clip 7 é'"):
+        filled(tmp_path).locate([CLIPS[7], CLIPS[8], "nobody"])
+
+
+def test_rows_that_disagree_or_are_not_finite_are_refused(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, KEY)
+    with pytest.raises(ValueError, match="2 clips got 1 rows and 0 failures"):
+        store.write(["a", "b"], ["a"], {"x": np.zeros((1, 2), np.float32)})
+    with pytest.raises(ValueError, match="the x of clip 'b' is not finite"):
+        store.write(["a", "b"], ["a", "b"], {"x": np.array([[1.0], [np.inf]], np.float16)})
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "header", "flipped"])
+def test_damage_is_found_and_named(tmp_path: Path, damage: str) -> None:
+    store = filled(tmp_path)
+    path = sorted(store.root.glob("*.safetensors"))[0]
+    content = bytearray(path.read_bytes())
+    content[-3] ^= damage == "flipped"
+    broken = {
+        "truncated": content[:-9],
+        "empty": b"",
+        "text": b"hello, this is no shard",
+        "header": b"\xff" * 64,
+        "flipped": content,
+    }
+    path.write_bytes(broken[damage])
+    ((where, reason),) = store.verify()
+    assert where == path
+    assert str(path) in reason
+    if damage != "flipped":
+        with pytest.raises(ValueError, match="is damaged or not a shard"):
+            FeatureStore(tmp_path, KEY).failures()
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = filled(tmp_path)
+    before = contents(store)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="cannot be written .No space left on device.: free the disk"):
+        store.write(["new"], ["new"], {"pooled": np.zeros((1, 5), np.float16)})
+    assert contents(store) == before
+
+
+EXTRACT = """
+import sys, time
+import numpy as np
+from tests.data.test_features import CLIPS, KEY, compute
+from xmodal.data.features import FeatureStore
+def slow(positions):
+    time.sleep(0.002)
+    return compute(positions)
+FeatureStore(sys.argv[1], KEY).extract(CLIPS, slow, rows_per_shard=2)
+"""
+
+
+@pytest.mark.slow
+def test_killed_thirty_times_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    whole = FeatureStore(tmp_path / "whole", KEY)
+    whole.extract(CLIPS, compute, rows_per_shard=2)
+    random, kills = Random(0), 0
+    broken = tmp_path / "broken"
+    for _ in range(30):
+        process = subprocess.Popen([sys.executable, "-c", EXTRACT, str(broken)])
+        seen = len(list(broken.rglob("*.safetensors")))
+        deadline = time.monotonic() + 60
+        # Kill soon after it has written something, at a moment that it cannot know.
+        while len(list(broken.rglob("*.safetensors"))) == seen and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        time.sleep(random.uniform(0, 0.004))
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        for path in broken.rglob("*.safetensors"):
+            Shard(path).verify()
+        if len(list(broken.rglob("*.safetensors"))) >= 45:  # nearly done: take a few away, so that all thirty kills count
+            for path in sorted(broken.rglob("*.safetensors"))[::3]:
+                path.unlink()
+    assert kills >= 25
+    subprocess.run([sys.executable, "-c", EXTRACT, str(broken)], check=True)
+    finished = {name: content for name, content in contents(FeatureStore(broken, KEY)).items() if not name.endswith(".partial")}
+    assert finished == contents(whole)

@@ -1,0 +1,299 @@
+"""The feature store: what frozen models make of clips, computed once, in memory-mapped shards.
+
+A store is a folder named by its :class:`Key`: whatever changes a number (model, weights, preprocessing, decoder, crop
+policy) is part of the key, so another setting is another folder and nothing stale can be served.
+
+A shard is one safetensors file with the rows of one *group* of clips. Groups follow the order of the manifest and the
+shard's name is the hash of its rows' names, so two writers of one group write the same bytes to the same name. A shard
+appears by renaming a whole file: a process killed at any byte leaves complete shards and a temporary file, nothing else.
+A rerun computes the groups that are not there and ends with the very files of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+KEY, SHARD, FORMAT = "key.json", ".safetensors", "1"
+DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "U8": np.uint8}
+NAMES = {np.dtype(kind): name for name, kind in DTYPES.items()}
+MAX_HEADER = 100_000_000
+
+
+@dataclass(frozen=True)
+class Key:
+    """Everything that decides the numbers of a store; plain values only, so that it can be read and compared.
+
+    ``model`` names class and card, ``weights`` is their hash, ``preprocessing`` what is done to the input (crop policy,
+    length, sizes), ``decoder`` what reads the files.
+    """
+
+    model: str
+    weights: str
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    decoder: str = ""
+
+    def text(self) -> str:
+        """Canonical JSON."""
+        content = {"format": FORMAT, "model": self.model, "weights": self.weights, "decoder": self.decoder}
+        return json.dumps({**content, "preprocessing": dict(self.preprocessing)}, sort_keys=True, indent=1) + "\n"
+
+    def name(self) -> str:
+        """Folder name: the model's last word and 16 hexadecimal digits."""
+        word = "".join(letter if letter.isalnum() else "-" for letter in self.model.rpartition(".")[2])
+        return f"{word}-{hashlib.sha256(self.text().encode()).hexdigest()[:16]}"
+
+
+class FeatureStore:
+    """Rows of named arrays, found by clip.
+
+    Args:
+        folder: parent of all stores, such as ``outputs/cache``.
+        key: see :class:`Key`; its folder is made when the first shard is written.
+
+    Raises ValueError if the folder holds a store of another key (a collision, or an edited ``key.json``).
+    """
+
+    def __init__(self, folder: str | Path, key: Key) -> None:
+        self.root = Path(folder) / key.name()
+        self.key = key
+        if (self.root / KEY).is_file() and (self.root / KEY).read_text(encoding="utf-8") != key.text():
+            raise ValueError(f"{self.root / KEY} does not describe this store: remove the folder and extract again")
+
+    @classmethod
+    def open(cls, root: str | Path) -> FeatureStore:
+        """Open a store by its own folder; raises FileNotFoundError or ValueError where that is none."""
+        path = Path(root) / KEY
+        if not path.is_file():
+            raise FileNotFoundError(f"{root} is not a feature store: it has no {KEY}")
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            key = Key(fields["model"], fields["weights"], fields["preprocessing"], fields["decoder"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}): remove the folder and extract again") from error
+        store = cls.__new__(cls)
+        store.root, store.key = Path(root), key
+        return store
+
+    # Writing
+
+    def missing(self, groups: Iterable[Sequence[str]]) -> Iterator[int]:
+        """Yield the numbers of the groups of clips whose shard is not there yet."""
+        present = {path.stem for path in self.root.glob(f"*{SHARD}")}
+        return (number for number, clips in enumerate(groups) if _shard_name(clips) not in present)
+
+    def write(
+        self,
+        group: Sequence[str],
+        clips: Sequence[str],
+        arrays: Mapping[str, np.ndarray],
+        failed: Mapping[str, str] | None = None,
+    ) -> Path:
+        """Write the shard of one group, atomically; returns its path.
+
+        Args:
+            group: names of all clips of the group, in the manifest's order.
+            clips: those that have a row, in the rows' order; the others stand in ``failed`` with a reason.
+            arrays: (len(clips), ...) each, of a type in ``DTYPES``.
+
+        Raises ValueError where rows and names disagree, or a number is not finite.
+        """
+        failed = dict(failed or {})
+        if sorted([*clips, *failed]) != sorted(group):
+            raise ValueError(
+                f"a group of {len(group)} clips got {len(clips)} rows and {len(failed)} failures: give each clip one"
+            )
+        for name, array in arrays.items():
+            if len(array) != len(clips) or array.dtype not in NAMES:
+                raise ValueError(
+                    f"{name} has {len(array)} rows of {array.dtype}, but expected {len(clips)} of {', '.join(DTYPES)}"
+                )
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                bad = clips[int(np.argwhere(~np.isfinite(array.reshape(len(array), -1)).all(1))[0, 0])]
+                raise ValueError(f"the {name} of clip {bad!r} is not finite: cache it in float32, or leave the clip out")
+        self.root.mkdir(parents=True, exist_ok=True)
+        if not (self.root / KEY).is_file():
+            _replace(self.root / KEY, [self.key.text().encode()])
+        target = self.root / f"{_shard_name(group)}{SHARD}"
+        _replace(target, _encode(list(clips), arrays, failed))
+        self.__dict__.pop("_shards", None)
+        return target
+
+    def extract(
+        self,
+        clips: Sequence[str],
+        compute: Callable[[Sequence[int]], tuple[list[int], Mapping[str, np.ndarray], Mapping[int, str]]],
+        rows_per_shard: int = 1024,
+        rank: int = 0,
+        world_size: int = 1,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> int:
+        """Compute and write what is missing of ``clips``; returns the number of shards written by this rank.
+
+        ``compute`` gets positions in ``clips`` and returns those that succeeded, their arrays, and reasons for the
+        others. Group n belongs to rank n % world_size; ranks need not know of each other.
+        """
+        groups = [clips[start : start + rows_per_shard] for start in range(0, len(clips), rows_per_shard)]
+        # Dealt by number, not by turn: a rank that starts later sees other shards missing, but owns the same groups.
+        todo = [number for number in self.missing(groups) if number % world_size == rank]
+        for done, number in enumerate(todo):
+            start = number * rows_per_shard
+            kept, arrays, failed = compute(range(start, start + len(groups[number])))
+            self.write(groups[number], [clips[i] for i in kept], arrays, {clips[i]: reason for i, reason in failed.items()})
+            if progress is not None:
+                progress(done + 1, len(todo))
+        return len(todo)
+
+    # Reading
+
+    @cached_property
+    def _shards(self) -> list[Shard]:
+        return [Shard(path) for path in sorted(self.root.glob(f"*{SHARD}"))]
+
+    def __len__(self) -> int:
+        return sum(len(shard.clips) for shard in self._shards)
+
+    def failures(self) -> dict[str, str]:
+        """Reason by clip, of all clips that could not be computed."""
+        return {clip: reason for shard in self._shards for clip, reason in shard.failed.items()}
+
+    def locate(self, clips: Sequence[str]) -> Rows:
+        """Find rows by clip, once; raises KeyError that counts and names the clips that have none."""
+        places: dict[str, tuple[int, int]] = {}
+        for number, shard in enumerate(self._shards):
+            places.update(zip(shard.clips, ((number, row) for row in range(len(shard.clips))), strict=True))
+        absent = [clip for clip in clips if clip not in places]
+        if absent:
+            raise KeyError(f"{len(absent)} of {len(clips)} clips are not in {self.root}, first {absent[0]!r}: extract them first")
+        found = np.array([places[clip] for clip in clips], np.int64).reshape(-1, 2)
+        return Rows(self._shards, found[:, 0], found[:, 1])
+
+    def verify(self) -> Iterator[tuple[Path, str]]:
+        """Yield each damaged shard with the reason; reads everything."""
+        for path in sorted(self.root.glob(f"*{SHARD}")):
+            try:
+                Shard(path).verify()
+            except ValueError as error:
+                yield path, str(error)
+
+
+class Shard:
+    """One file, opened without reading its rows. Raises ValueError for a file that is damaged or not a shard."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                (length,) = struct.unpack("<Q", file.read(8))
+                if length > MAX_HEADER:
+                    raise ValueError(f"header of {length} bytes")
+                header = json.loads(file.read(length))
+            content = json.loads(header.pop("__metadata__")["xmodal"])
+            self.clips: list[str] = content["clips"]
+            self.failed: dict[str, str] = content["failed"]
+            self.hashes: dict[str, str] = content["sha256"]
+            self.arrays = {
+                name: _map(path, 8 + length, entry["dtype"], tuple(entry["shape"]), entry["data_offsets"])
+                for name, entry in header.items()
+            }
+        except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+            reason = str(error) or type(error).__name__
+            raise ValueError(f"{path} is damaged or not a shard of features ({reason}): remove it and extract again") from error
+
+    def verify(self) -> None:
+        """Raise ValueError if an array's bytes are not those that were written."""
+        for name, array in self.arrays.items():
+            if hashlib.sha256(np.ascontiguousarray(array)).hexdigest() != self.hashes.get(name):
+                raise ValueError(f"{self.path}: the bytes of {name!r} have changed: remove the file and extract again")
+
+
+class Rows:
+    """Rows of a store in a chosen order; reads by batch, straight from the mapped files."""
+
+    def __init__(self, shards: Sequence[Shard], shard: np.ndarray, row: np.ndarray) -> None:
+        self.shards, self.shard, self.row = shards, shard, row
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def names(self) -> list[str]:
+        """Names of the arrays."""
+        return list(self.shards[0].arrays) if self.shards else []
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """Rows ``indices`` of every array, (len(indices), ...) each, copied into memory."""
+        indices = np.asarray(indices)
+        shard, row = self.shard[indices], self.row[indices]
+        order = np.argsort(shard, kind="stable")
+        cuts = np.flatnonzero(np.diff(shard[order])) + 1
+        parts = np.split(order, cuts) if len(order) else []
+        first = self.shards[0].arrays
+        out = {name: np.empty((len(indices), *array.shape[1:]), array.dtype) for name, array in first.items()}
+        for part in parts:
+            source = self.shards[shard[part[0]]].arrays
+            for name, array in out.items():
+                array[part] = source[name][row[part]]
+        return out
+
+
+def stores(folder: str | Path) -> list[FeatureStore]:
+    """All stores below a folder."""
+    return [FeatureStore.open(path.parent) for path in sorted(Path(folder).glob(f"*/{KEY}"))]
+
+
+def _shard_name(clips: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(clips).encode()).hexdigest()[:32]
+
+
+def _encode(clips: list[str], arrays: Mapping[str, np.ndarray], failed: dict[str, str]) -> Iterator[bytes]:
+    """The bytes of a shard, in the safetensors layout; equal content gives equal bytes."""
+    ready = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    header: dict[str, Any] = {}
+    offset = 0
+    for name, array in ready.items():
+        ends = [offset, offset + array.nbytes]
+        header[name] = {"dtype": NAMES[array.dtype], "shape": list(array.shape), "data_offsets": ends}
+        offset = ends[1]
+    hashes = {name: hashlib.sha256(array).hexdigest() for name, array in ready.items()}
+    content = {"clips": clips, "failed": dict(sorted(failed.items())), "sha256": hashes}
+    text = json.dumps({"__metadata__": {"xmodal": json.dumps(content)}, **header}).encode()
+    text += b" " * (-len(text) % 8)  # rows then start at a multiple of eight bytes
+    yield struct.pack("<Q", len(text)) + text
+    yield from (memoryview(array).cast("B") for array in ready.values() if array.nbytes)  # type: ignore[misc]
+
+
+def _map(path: Path, start: int, kind: str, shape: tuple[int, ...], ends: Sequence[int]) -> np.ndarray:
+    dtype = np.dtype(DTYPES[kind])
+    size = int(np.prod(shape)) * dtype.itemsize
+    if ends[1] - ends[0] != size or path.stat().st_size < start + ends[1]:
+        raise ValueError("it ends too early")
+    if not size:
+        return np.empty(shape, dtype)
+    return np.memmap(path, dtype, "r", start + ends[0], shape)
+
+
+def _replace(target: Path, pieces: Iterable[bytes]) -> None:
+    """Write beside the target, flush to the disk, rename; what cannot be finished leaves nothing."""
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except OSError as error:
+        raise OSError(
+            f"{target} cannot be written ({error.strerror or error}): free the disk or choose another folder"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
