@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from xmodal.miniature import world
@@ -27,16 +28,27 @@ def build_tokenizer() -> CLIPTokenizer:
     from transformers import CLIPTokenizer
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
-    merges: list[tuple[str, str]] = []
+    merges: dict[tuple[str, str], int] = {}
     for word in words():
-        pieces = [*word[:-1], word[-1] + "</w>"]
-        while len(pieces) > 1:  # merge from the left, sharing the merges that other words already made
-            merge = (pieces[0], pieces[1])
-            if merge not in merges:
-                merges.append(merge)
-                vocabulary.append("".join(merge))
-            pieces[:2] = ["".join(merge)]
+        # A new merge ranks last, so the words before it are still read as they were.
+        while len(pieces := _pieces(word, merges)) > 1:
+            merges[pieces[0], pieces[1]] = len(merges)
+    vocabulary = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge) for merge in merges)]
     vocabulary = list(dict.fromkeys([*vocabulary, "<|startoftext|>", "<|endoftext|>"]))
     ids = {token: index for index, token in enumerate(vocabulary)}
-    return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=MAX_LENGTH)
+    return CLIPTokenizer(vocab=ids, merges=list(merges), model_max_length=MAX_LENGTH)
+
+
+def _pieces(word: str, merges: dict[tuple[str, str], int]) -> list[str]:
+    """What byte-pair encoding makes of a word: the pair of the lowest rank is merged first, as long as there is one."""
+    pieces = [*word[:-1], word[-1] + "</w>"]
+    while pairs := [pair for pair in pairwise(pieces) if pair in merges]:
+        first = min(pairs, key=merges.__getitem__)
+        joined: list[str] = []
+        for piece in pieces:
+            if joined and (joined[-1], piece) == first:
+                joined[-1] += piece
+            else:
+                joined.append(piece)
+        pieces = joined
+    return pieces
