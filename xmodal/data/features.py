@@ -212,7 +212,7 @@ class Shard:
     def verify(self) -> None:
         """Raise ValueError if an array's bytes are not those that were written."""
         for name, array in self.arrays.items():
-            if hashlib.sha256(np.ascontiguousarray(array)).hexdigest() != self.hashes.get(name):
+            if hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() != self.hashes.get(name):
                 raise ValueError(f"{self.path}: the bytes of {name!r} have changed: remove the file and extract again")
 
 
@@ -263,12 +263,12 @@ def _encode(clips: list[str], arrays: Mapping[str, np.ndarray], failed: dict[str
         ends = [offset, offset + array.nbytes]
         header[name] = {"dtype": NAMES[array.dtype], "shape": list(array.shape), "data_offsets": ends}
         offset = ends[1]
-    hashes = {name: hashlib.sha256(array).hexdigest() for name, array in ready.items()}
+    hashes = {name: hashlib.sha256(array.data).hexdigest() for name, array in ready.items()}
     content = {"clips": clips, "failed": dict(sorted(failed.items())), "sha256": hashes}
     text = json.dumps({"__metadata__": {"xmodal": json.dumps(content)}, **header}).encode()
     text += b" " * (-len(text) % 8)  # rows then start at a multiple of eight bytes
     yield struct.pack("<Q", len(text)) + text
-    yield from (memoryview(array).cast("B") for array in ready.values() if array.nbytes)  # type: ignore[misc]
+    yield from (array.tobytes() for array in ready.values())
 
 
 def _map(path: Path, start: int, kind: str, shape: tuple[int, ...], ends: Sequence[int]) -> np.ndarray:
