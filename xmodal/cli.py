@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from omegaconf.errors import OmegaConfBaseException
 
 from xmodal.task import Task
@@ -31,7 +31,7 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Give the experiment its own folder, and find its last checkpoint."""
-        config = self.config[self.subcommand]
+        config = self.config[self.subcommand] if self.subcommand else self.config
         if config.trainer.default_root_dir is None:
             config.trainer.default_root_dir = str(OUTPUTS / _experiment(sys.argv))
         if config.get("ckpt_path") == "last":
@@ -40,7 +40,7 @@ class CLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Store the resolved ``model:`` section as text: it travels in every checkpoint."""
         parser = self._parser(self.subcommand)
-        config = yaml.safe_load(parser.dump(self.config[self.subcommand], skip_none=False))
+        config = yaml.safe_load(parser.dump(self.config[self.subcommand] if self.subcommand else self.config, skip_none=False))
         self.model.recipe = yaml.safe_dump(config["model"], sort_keys=False, allow_unicode=True)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -55,17 +55,28 @@ class CLI(LightningCLI):
 
 def main() -> None:
     """Run the command in ``sys.argv``; a recipe that does not fit exits with status 2 and one sentence."""
+    _command(run=True)
+
+
+def parse_without_running() -> CLI:
+    """Build model, data and trainer from the recipe in ``sys.argv``, which names no subcommand; errors as in `main`."""
+    return _command(run=False)
+
+
+def _command(run: bool) -> CLI:
     _quieten()
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     try:
-        CLI(
+        return CLI(
             Task,
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
+            save_config_callback=SaveConfigCallback if run else None,
             save_config_kwargs={"overwrite": True},
+            run=run,
             # "omegaconf" would resolve each file by itself and leave stale values after an overlay.
             parser_kwargs={"parser_mode": "omegaconf+", "exit_on_error": False},
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -20,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from xmodal.foundation.base import Adapter
 from xmodal.foundation.card import WEIGHTS
+from xmodal.frozen import Frozen
 from xmodal.modelcard import model_card
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
@@ -27,6 +29,21 @@ LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
 T = TypeVar("T")
 
 ADAPTER, RECIPE, CARD = "adapter.safetensors", "recipe.yaml", "README.md"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """What frozen parts make of a clip: worth computing once and storing.
+
+    ``compute`` turns a batch that holds ``inputs`` into tensors (B, ...) named ``outputs``; ``options`` are the settings
+    of ``parts`` that change the numbers (token layers, normalisation). A result may depend on nothing else.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    parts: tuple[Frozen, ...]
+    compute: Callable[[Mapping[str, Any]], dict[str, Tensor]]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Task(LightningModule):
@@ -37,6 +54,7 @@ class Task(LightningModule):
     """
 
     recipe: str | None = None
+    feature_dtype: torch.dtype | None = None
     adapter: Adapter
 
     def __init__(self, optimizer: OptimizerCallable = torch.optim.AdamW, lr_scheduler: LRSchedulerCallable | None = None) -> None:
@@ -58,6 +76,24 @@ class Task(LightningModule):
         if not isinstance(adapter, nn.Module):
             raise TypeError(f"the adapter factory returned a {type(adapter).__name__} for ({in_dim}, {out_dim}), not a module")
         return adapter
+
+    def frozen_features(self) -> dict[str, Feature]:
+        """Return what the frozen parts compute from a batch before anything is trained, by name; by default nothing."""
+        return {}
+
+    @torch.no_grad()
+    def features(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Compute those features of a batch that it does not hold already.
+
+        ``feature_dtype`` rounds them as a cache of that type would, so that cached and computed numbers are the same.
+        """
+        found: dict[str, Tensor] = {}
+        for feature in self.frozen_features().values():
+            if any(name not in batch for name in feature.outputs):
+                found |= feature.compute(batch)
+        if self.feature_dtype is not None:
+            found = {name: value.to(self.feature_dtype).float() for name, value in found.items()}
+        return found
 
     def pipeline(self) -> Any:
         """Return the callable that users run; raises TypeError where a task has none."""

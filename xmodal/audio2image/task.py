@@ -6,7 +6,7 @@ tokens (B, L, w) into a word embedding (B, token_dim). The denoising loss reache
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -18,7 +18,7 @@ from xmodal.audio2image.embedder import AudioTokenEmbedder
 from xmodal.audio2image.losses import classification_loss, l1_loss, l2_loss
 from xmodal.audio2image.pipeline import AudioTokenPipeline
 from xmodal.foundation.base import Adapter, AudioEncoder, ImageGenerator
-from xmodal.task import Task
+from xmodal.task import Feature, Task
 
 
 class AudioToken(Task):
@@ -69,20 +69,29 @@ class AudioToken(Task):
         self.seconds, self.short = seconds, short
         self.defaults: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
 
-    @torch.no_grad()
-    def features(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """What the frozen parts make of a batch, computed once per clip where a cache serves.
+    def frozen_features(self) -> dict[str, Feature]:
+        """What a batch's sounds and pictures become before the adapter.
 
         ``waveform`` (B, T) -> ``audio_tokens`` (B, L, w); ``pixels`` (B, 3, H, W) in [0, 1] -> ``latent_mean`` and
         ``latent_std`` (B, C, h, w) of the VAE posterior, so that each step can still draw a sample of it.
         """
-        mean, logvar = self.generator.encode(batch["pixels"])
-        return {"audio_tokens": self.encoder.tokens(batch["waveform"]), "latent_mean": mean, "latent_std": (0.5 * logvar).exp()}
+
+        def hear(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+            return {"audio_tokens": self.encoder.tokens(batch["waveform"])}
+
+        def see(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+            mean, logvar = self.generator.encode(batch["pixels"])
+            return {"latent_mean": mean, "latent_std": (0.5 * logvar).exp()}
+
+        layers = {"layers": getattr(self.encoder, "layers", None)}
+        return {
+            "audio_tokens": Feature(("waveform",), ("audio_tokens",), (self.encoder,), hear, layers),
+            "latents": Feature(("pixels",), ("latent_mean", "latent_std"), (self.generator,), see),
+        }
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Weighted terms of the objective; ``batch`` holds :meth:`features` or their inputs."""
-        if "audio_tokens" not in batch:
-            batch = {**batch, **self.features(batch)}
+        """Weighted terms of the objective; ``batch`` holds the :meth:`features`, their inputs, or some of each."""
+        batch = {**batch, **self.features(batch)}
         token = self.adapter(batch["audio_tokens"])
         latents = batch["latent_mean"] + batch["latent_std"] * torch.randn_like(batch["latent_std"])
         prompt_embeds = self.generator.prompt_embeds([self.prompt] * len(token), token)

@@ -166,6 +166,11 @@ class FeatureStore:
         """Reason by clip, of all clips that could not be computed."""
         return {clip: reason for shard in self._shards for clip, reason in shard.failed.items()}
 
+    def holds(self, clips: Iterable[str]) -> bool:
+        """Whether every clip has a row."""
+        present = {clip for shard in self._shards for clip in shard.clips}
+        return present.issuperset(clips)
+
     def locate(self, clips: Sequence[str]) -> Rows:
         """Find rows by clip, once; raises KeyError that counts and names the clips that have none."""
         places: dict[str, tuple[int, int]] = {}
