@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "registry": {"foundation.base", "foundation.card", "frozen"},
     "routes": {"registry", "task", "data"},
     "frozen": set(),
+    "extraction": {"task", "data", "cli"},
     "modelcard": set(),
     "task": {"frozen", "modelcard", "foundation.base", "foundation.card"},
     "foundation": {"frozen", "foundation", "diffusion"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from xmodal.data.image import load_image
-from xmodal.data.manifest import read_manifest
+from xmodal.data.manifest import Manifest, read_manifest, write_manifest
 from xmodal.data.window import window
 
 
@@ -43,6 +44,62 @@ def test_rows_and_splits(tmp_path: Path) -> None:
 def test_refused(tmp_path: Path, rows: list[object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_manifest(write(tmp_path, *rows), "test")
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "secret.wav").write_text("secret")
+    (tmp_path / "in" / "link.wav").symlink_to(tmp_path / "secret.wav")
+    (tmp_path / "in" / "folder").symlink_to(tmp_path)
+    for name in ("link.wav", "folder/secret.wav", "..", "folder/.."):
+        with pytest.raises(ValueError, match=":1: .* outside the manifest's folder"):
+            read_manifest(write(tmp_path / "in", {"id": "a", "audio": name}))
+
+
+def test_values_of_wrong_kinds(tmp_path: Path) -> None:
+    for field, value, message in [("start", "soon", "are seconds"), ("duration", [1], "are seconds"), ("audio", 7, "the path")]:
+        with pytest.raises(ValueError, match=f"manifest.jsonl:1: .*{message}"):
+            read_manifest(write(tmp_path, {"id": "a", field: value}))
+
+
+def test_csv_with_commas_and_unicode(tmp_path: Path) -> None:
+    path = tmp_path / "list.CSV"
+    path.write_text('id,video,start,label,split\na,"cl p/ä,1.mp4",2.5,"bird, tweeting",train\nb,b.mp4,,,\n', encoding="utf-8")
+    first, second = Manifest(path)
+    assert (first.video, first.start, first.label) == (tmp_path.resolve() / "cl p" / "ä,1.mp4", 2.5, "bird, tweeting")
+    assert second.start == 0.0
+    assert [row.id for row in Manifest(path, "test")] == ["b"]
+    path.write_text("name,video\n")
+    with pytest.raises(ValueError, match="needs a header with id"):
+        Manifest(path)
+
+
+def test_lines_are_found_by_split_without_being_parsed(tmp_path: Path) -> None:
+    tricky = [
+        {"id": "0", "split": "train"},
+        {"id": "1", "text": 'he said "split": "test"', "split": "validation"},
+        {"id": "2", "text": "no split"},
+        {"id": "3", "split": "test", "label": "ä"},
+        {"id": "4", "split": ""},
+    ]
+    path = write(tmp_path, *tricky, "  ", "")
+    assert [row.id for row in Manifest(path, "test")] == ["2", "3", "4"]
+    assert [row.id for row in pickle.loads(pickle.dumps(Manifest(path, "train")))] == ["0", "2", "4"]  # noqa: S301
+    assert len(Manifest(path)) == 5
+    assert [row.id for row in Manifest(path)[1:3]] == ["1", "2"]
+
+
+def test_written_rows_are_read_again(tmp_path: Path) -> None:
+    rows = [{"id": "é", "audio": "a b.wav", "start": 1.5, "text": 'say "ä"', "split": "train"}, {"id": "2", "video": "v.mp4"}]
+    assert write_manifest(tmp_path / "new" / "m.jsonl", rows) == 2
+    first, second = read_manifest(tmp_path / "new" / "m.jsonl")
+    assert (first.id, first.start, first.text) == ("é", 1.5, 'say "ä"')
+    assert second.video == tmp_path.resolve() / "new" / "v.mp4"
+    with pytest.raises(ValueError, match="occurs twice"):
+        write_manifest(tmp_path / "m.jsonl", [{"id": "a"}, {"id": "a"}])
+    with pytest.raises(ValueError, match="no field colour"):
+        write_manifest(tmp_path / "m.jsonl", [{"id": "a", "colour": "red"}])
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
 def test_missing_manifest(tmp_path: Path) -> None:

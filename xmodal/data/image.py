@@ -25,3 +25,12 @@ def load_image(path: str | Path, width: int, height: int) -> Tensor:
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is not a readable picture: expected jpg, png or webp ({error})") from error
     return torch.from_numpy(np.asarray(resized, np.float32).transpose(2, 0, 1) / 255)
+
+
+def resize(pixels: Tensor, width: int, height: int) -> Tensor:
+    """Resize a frame (3, H, W) in [0, 1] as `load_image` resizes a file: bicubic, eight bits, aspect ratio not kept."""
+    from PIL import Image
+
+    picture = Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).numpy())
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.asarray(resized, np.float32).transpose(2, 0, 1) / 255)

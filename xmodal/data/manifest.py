@@ -1,19 +1,34 @@
-"""Manifests: one clip per line of JSON, paths relative to the manifest and never outside its folder."""
+"""Manifests: one clip per line of JSON (or CSV), paths relative to the manifest and never outside its folder."""
 
 from __future__ import annotations
 
+import csv
 import json
+import mmap
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+FIELDS = ("id", "audio", "image", "video", "start", "duration", "text", "label", "split")
+SPLIT = re.compile(rb'"split"\s*:\s*"((?:[^"\\]|\\.)*)"')
 
 
 @dataclass(frozen=True)
 class Row:
-    """One clip. ``audio`` and ``image`` are absolute paths; ``start`` and ``duration`` are seconds within the audio."""
+    """One clip. ``audio``, ``image`` and ``video`` are absolute paths; ``start`` and ``duration`` are seconds within the sound.
+
+    A clip with a video and no audio or image of its own takes them from the video.
+    """
 
     id: str
     audio: Path | None = None
     image: Path | None = None
+    video: Path | None = None
     text: str = ""
     label: str = ""
     split: str = ""
@@ -21,54 +36,176 @@ class Row:
     duration: float | None = None
 
 
+class Manifest(Sequence[Row]):
+    """The rows of a JSON-lines manifest, parsed when asked for: a million of them open in an instant.
+
+    ``split`` keeps its rows and those that name no split. A row that is not valid raises ValueError with file and line
+    when it is read. CSV files are read whole.
+
+    Raises FileNotFoundError for a missing manifest, ValueError where no row is left.
+    """
+
+    def __init__(self, path: str | Path, split: str | None = None) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            expected = "expected a JSON-lines or CSV file with id, audio and image per line"
+            raise FileNotFoundError(f"there is no manifest {self.path}: {expected}")
+        self.root = self.path.parent.resolve()
+        self._inside_folder: dict[str, bool] = {}
+        if self.path.suffix.lower() == ".csv":
+            self._lines: list[bytes] | None = [json.dumps(row).encode() for row in _csv_rows(self.path)]
+            self._numbers = np.arange(len(self._lines))
+            if split is not None:
+                self._numbers = np.array([n for n in self._numbers if self[n].split in ("", split)], np.int64)
+        else:
+            self._lines = None
+            self._index(split)
+        if not len(self._numbers):
+            raise ValueError(f"{self.path} has no rows" + (f" of split {split!r}" if split else ""))
+
+    def _index(self, split: str | None) -> None:
+        """Find where the lines begin, and by their bytes alone which belong to the split."""
+        with self.path.open("rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                self._numbers = np.empty(0, np.int64)
+                return
+            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        breaks = np.flatnonzero(np.frombuffer(self._bytes, np.uint8) == ord("\n"))
+        self._starts = np.concatenate([[0], breaks + 1])
+        self._ends = np.concatenate([breaks, [len(self._bytes)]])
+        wanted = self._ends > self._starts
+        if split is not None:
+            name = json.dumps(split)[1:-1].encode()
+            others = [match.start() for match in SPLIT.finditer(self._bytes) if match[1] not in (b"", name)]
+            wanted[np.searchsorted(self._starts, np.array(others, np.int64), "right") - 1] = False
+        self._numbers = np.flatnonzero(wanted)
+        blank = [n for n in self._numbers[(self._ends - self._starts)[self._numbers] < 3] if not self._line(n).strip()]
+        self._numbers = np.setdiff1d(self._numbers, blank)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self._row(int(number)) for number in self._numbers[index]]
+        return self._row(int(self._numbers[index]))
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self._row(int(number)) for number in self._numbers)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A map of a file cannot travel to worker processes; its bytes are mapped again there."""
+        return {key: value for key, value in vars(self).items() if key != "_bytes"}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._lines is None:
+            with self.path.open("rb") as file:
+                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def _line(self, number: int) -> bytes:
+        return self._lines[number] if self._lines is not None else self._bytes[self._starts[number] : self._ends[number]]
+
+    def _row(self, number: int) -> Row:
+        place = f"{self.path}:{number + 1 + (self._lines is not None)}"
+        try:
+            fields = json.loads(self._line(number))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{place}: not a line of JSON ({getattr(error, 'msg', error)})") from error
+        name = fields.get("id") if isinstance(fields, dict) else None
+        if not isinstance(name, str) or not name:
+            raise ValueError(f'{place}: expected an object with a text "id", found {str(fields)[:60]!r}')
+        if Path(name).name != name or name in (".", ".."):
+            raise ValueError(f"{place}: the id {name!r} cannot be a file name; leave out slashes")
+        try:
+            start = float(fields.get("start") or 0.0)
+            duration = float(fields["duration"]) if fields.get("duration") not in (None, "") else None
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{place}: {error}: start and duration are seconds") from error
+        return Row(
+            id=name,
+            **{key: self._inside(fields.get(key), place) for key in ("audio", "image", "video")},
+            **{key: str(fields.get(key) or "") for key in ("text", "label", "split")},
+            start=start,
+            duration=duration,
+        )
+
+    def _inside(self, name: str | None, place: str) -> Path | None:
+        if not name:
+            return None
+        if not isinstance(name, str):
+            raise ValueError(f"{place}: expected the path of a file, found {name!r}")
+        path = self.root / name
+        folder = os.path.dirname(path)
+        # Folders are few and files many: a folder is resolved once, a file only if it is itself a link.
+        if folder not in self._inside_folder:
+            self._inside_folder[folder] = Path(folder).resolve().is_relative_to(self.root)
+        inside = self._inside_folder[folder] and Path(name).name not in ("", ".", "..")
+        if not inside or (os.path.islink(path) and not path.resolve().is_relative_to(self.root)):
+            raise ValueError(f"{place}: {name!r} lies outside the manifest's folder {self.root}")
+        return path
+
+
 def read_manifest(path: str | Path, split: str | None = None) -> list[Row]:
-    """Read the rows of ``split`` (all rows if None, and rows that name no split always).
+    """Read and check all rows of ``split`` (all rows if None, and rows that name no split always).
 
     Raises FileNotFoundError for a missing manifest and ValueError, with file and line, for a row that is not JSON, has
     no or a repeated id, or names a path outside the manifest's folder; also where no row is left.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no manifest {path}: expected a JSON-lines file with id, audio and image per line")
     rows, seen = [], set()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        row = _row(line, path.parent.resolve(), f"{path}:{number}")
+    manifest = Manifest(path)
+    for number, row in zip(manifest._numbers, manifest, strict=True):
         if row.id in seen:
-            raise ValueError(f"{path}:{number}: the id {row.id!r} stands on an earlier line too; ids must be unique")
+            raise ValueError(f"{path}:{number + 1}: the id {row.id!r} stands on an earlier line too; ids must be unique")
         seen.add(row.id)
         if split is None or row.split in ("", split):
             rows.append(row)
     if not rows:
-        raise ValueError(f"{path} has no rows" + (f" of split {split!r}" if split else ""))
+        raise ValueError(f"{path} has no rows of split {split!r}")
     return rows
 
 
-def _row(line: str, root: Path, place: str) -> Row:
+def write_manifest(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write JSON lines in one move and return their number; empty fields are left out.
+
+    Raises ValueError for a field that no manifest has, or a repeated id.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    seen: set[str] = set()
     try:
-        fields = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place}: not a line of JSON ({error.msg})") from error
-    name = fields.get("id") if isinstance(fields, dict) else None
-    if not isinstance(name, str) or not name:
-        raise ValueError(f'{place}: expected an object with a text "id", found {line[:60]!r}')
-    if Path(name).name != name or name in (".", ".."):
-        raise ValueError(f"{place}: the id {name!r} cannot be a file name; leave out slashes")
-    return Row(
-        id=name,
-        audio=_inside(fields.get("audio"), root, place),
-        image=_inside(fields.get("image"), root, place),
-        **{key: str(fields.get(key) or "") for key in ("text", "label", "split")},
-        start=float(fields.get("start") or 0.0),
-        duration=None if fields.get("duration") is None else float(fields["duration"]),
-    )
+        with partial.open("w", encoding="utf-8") as file:
+            for row in rows:
+                if unknown := row.keys() - set(FIELDS):
+                    raise ValueError(f"a manifest has no field {', '.join(sorted(unknown))}: it has {', '.join(FIELDS)}")
+                if row["id"] in seen:
+                    raise ValueError(f"the id {row['id']!r} occurs twice: ids must be unique")
+                seen.add(row["id"])
+                kept = {key: row[key] for key in FIELDS if row.get(key) not in (None, "")}
+                file.write(json.dumps(kept, ensure_ascii=False) + "\n")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return len(seen)
 
 
-def _inside(name: str | None, root: Path, place: str) -> Path | None:
-    if not name:
-        return None
-    path = (root / name).resolve()
-    if not path.is_relative_to(root):
-        raise ValueError(f"{place}: {name!r} lies outside the manifest's folder {root}")
-    return path
+def _csv_rows(path: Path) -> list[dict[str, Any]]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        unknown = set(reader.fieldnames or ()) - set(FIELDS)
+        if "id" not in (reader.fieldnames or ()) or unknown:
+            found = ", ".join(reader.fieldnames or ()) or "nothing"
+            raise ValueError(f"{path} needs a header with id and others of {', '.join(FIELDS)}; found {found}")
+        rows = list(reader)
+    for number, row in enumerate(rows, 2):
+        for key in ("start", "duration"):
+            try:
+                row[key] = float(row[key]) if row.get(key) else None  # type: ignore[assignment]
+            except ValueError as error:
+                raise ValueError(f"{path}:{number}: {key} is {row[key]!r}, but expected seconds") from error
+    return rows

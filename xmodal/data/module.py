@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from xmodal.data.audio import load_audio
 from xmodal.data.features import FeatureStore, Key, Rows
-from xmodal.data.image import load_image
-from xmodal.data.manifest import Row, read_manifest
+from xmodal.data.image import load_image, resize
+from xmodal.data.manifest import Manifest, Row
+from xmodal.data.video import load_frames
 from xmodal.data.window import window
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -32,7 +33,7 @@ class PairedMediaSet(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        rows: list[Row],
+        rows: Sequence[Row],
         sample_rate: int,
         seconds: float,
         short: str,
@@ -54,9 +55,7 @@ class PairedMediaSet(Dataset[dict[str, Any]]):
         if "waveform" in self.inputs:
             item["waveform"] = self._waveform(row)
         if "pixels" in self.inputs:
-            if row.image is None:
-                raise ValueError(f"the row {row.id!r} of the manifest names no image")
-            item["pixels"] = load_image(row.image, *self.size)
+            item["pixels"] = self._pixels(row)
         return item
 
     def __getitems__(self, indices: list[int]) -> dict[str, Any]:
@@ -67,14 +66,24 @@ class PairedMediaSet(Dataset[dict[str, Any]]):
         return batch
 
     def _waveform(self, row: Row) -> torch.Tensor:
-        if row.audio is None:
-            raise ValueError(f"the row {row.id!r} of the manifest names no audio")
-        waveform = load_audio(row.audio, self.sample_rate, start=row.start, duration=row.duration)
+        source = row.audio or row.video
+        if source is None:
+            raise ValueError(f"the row {row.id!r} of the manifest names neither audio nor video")
+        waveform = load_audio(source, self.sample_rate, start=row.start, duration=row.duration)
         length = round(self.seconds * self.sample_rate)
         if self.crop == "random" and len(waveform) > length:
             starts = (len(waveform) - length) // self.sample_rate + 1
             waveform = waveform[int(torch.randint(starts, ())) * self.sample_rate :][:length]
         return window(waveform, length, self.short)
+
+    def _pixels(self, row: Row) -> torch.Tensor:
+        """The clip's picture, or the frame in the middle of its stretch of video."""
+        if row.image is not None:
+            return load_image(row.image, *self.size)
+        if row.video is None:
+            raise ValueError(f"the row {row.id!r} of the manifest names neither image nor video")
+        times = 1 if row.duration is None else [row.start + row.duration / 2]
+        return resize(load_frames(row.video, times)[0], *self.size)
 
 
 class PairedMedia(LightningDataModule):
@@ -84,7 +93,7 @@ class PairedMedia(LightningDataModule):
     which are then not even read; what is not stored is computed as usual, and gives the same numbers.
 
     Args:
-        manifest: JSON lines with ``id``, ``audio``, ``image``, ``label``, ``split`` (train, validation, test).
+        manifest: JSON lines or CSV with ``id``, ``audio`` and ``image`` or ``video``, ``label``, ``split`` (docs/data.md).
         sample_rate: Hz; must be what the recipe's audio encoder hears.
         seconds: length of the training crops; ``predict`` gives ``predict_seconds``.
         predict_seconds: length of the window that a prediction is made from.
@@ -139,11 +148,11 @@ class PairedMedia(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """All rows, sounds only."""
-        rows = read_manifest(self.manifest, None)
+        rows = Manifest(self.manifest)
         dataset = PairedMediaSet(rows, self.sample_rate, self.predict_seconds, self.short, self.size, inputs=("waveform",))
         return self._wrap(dataset, shuffle=False)
 
-    def media(self, rows: list[Row], inputs: Sequence[str], crop: str = "loudest") -> PairedMediaSet:
+    def media(self, rows: Sequence[Row], inputs: Sequence[str], crop: str = "loudest") -> PairedMediaSet:
         """The rows with the media named by ``inputs``."""
         return PairedMediaSet(rows, self.sample_rate, self.seconds, self.short, self.size, crop, inputs)
 
@@ -176,11 +185,11 @@ class PairedMedia(LightningDataModule):
         return ["|".join([row.id, *(_file_state(row, name, root) for name in inputs)]) for row in rows]
 
     def _loader(self, split: str, crop: str = "loudest") -> DataLoader[Any]:
-        rows = read_manifest(self.manifest, split)
+        rows = Manifest(self.manifest, split)
         dataset = self.media(rows, INPUTS, crop) if self.cache is None else self._cached(rows, crop)
         return self._wrap(dataset, shuffle=split == "train")
 
-    def _cached(self, rows: list[Row], crop: str) -> PairedMediaSet:
+    def _cached(self, rows: Sequence[Row], crop: str) -> PairedMediaSet:
         task = self.trainer.lightning_module if self.trainer is not None else None
         features = getattr(task, "frozen_features", dict)()
         if task is not None:
@@ -244,12 +253,12 @@ def _plain(array: np.ndarray) -> np.ndarray:
 
 
 def _file_state(row: Row, name: str, root: Path) -> str:
-    path = {"waveform": row.audio, "pixels": row.image}[name]
+    path = {"waveform": row.audio, "pixels": row.image}[name] or row.video
     if path is None:
         return f"no {name}"
     try:
         state = os.stat(path)
     except OSError:
         return f"{path.relative_to(root)}|gone"
-    part = f"|{row.start}+{row.duration}" if name == "waveform" else ""
+    part = f"|{row.start}+{row.duration}" if name == "waveform" or path == row.video else ""
     return f"{path.relative_to(root)}|{state.st_size}|{state.st_mtime_ns}{part}"
