@@ -1,0 +1,499 @@
+"""Diffusion priors: a text embedding becomes an image embedding of the same space (DALL-E 2, arXiv 2204.06125, section 2.2).
+
+`DiffusionPrior` is dalle2-pytorch's network (LAION's files, and those trained here), `KarloPrior` and `KandinskyPrior` are
+diffusers' PriorTransformer, and four baselines cost next to nothing: `Identity`, `MeanShift`, `Linear`, `MLP`.
+Letters: B batch, d embedding width, L text tokens, k candidates for each text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xmodal.diffusion import sampling
+from xmodal.diffusion.embedding_diffusion import EmbeddingDiffusion, Strided, best_of, guided_model
+from xmodal.diffusion.prior_network import PriorConfig, PriorNetwork, read_library_state, version_ignored
+from xmodal.diffusion.sampling import Generators, Scheduler, with_guidance
+from xmodal.foundation.base import Card, Prior, find_card
+from xmodal.foundation.checkpoint import assign, only_tensors, read_folder, read_pickle, write_folder
+from xmodal.frozen import Frozen
+
+HUB = "https://huggingface.co"
+
+
+class DiffusionPrior(Prior):
+    """Frozen prior of dalle2-pytorch's form.
+
+    Args:
+        card: a name in `LAION`, a folder written by `import_checkpoint` or `save`, or a published file itself.
+        local_files_only: a card's file is looked up in the local hub cache only; False permits the download.
+
+    Raises ValueError for an unknown card or a file that does not fit, FileNotFoundError where weights are missing.
+    """
+
+    def __init__(self, card: str = "laion", local_files_only: bool = True) -> None:
+        super().__init__()
+        path = _path(LAION, card, "DiffusionPrior", local_files_only)
+        self._assemble(*(_read(path) if path.is_dir() else _read_published(path)))
+
+    @classmethod
+    def from_model(
+        cls,
+        network: PriorNetwork,
+        diffusion: EmbeddingDiffusion | None = None,
+        drop_noisy: bool = True,
+        reads_tokens: bool = True,
+    ) -> Self:
+        """Build from a network in memory, which is frozen in place; ``diffusion`` is the cosine schedule unless given.
+
+        ``drop_noisy``: guidance also hides the noisy vector. ``reads_tokens``: word encodings must be given, if the network
+        has places for them.
+        """
+        prior = cls.__new__(cls)
+        Prior.__init__(prior)
+        prior._assemble(network, diffusion or EmbeddingDiffusion(network.config.timesteps or 1000), drop_noisy, reads_tokens)
+        return prior
+
+    def _assemble(self, network: PriorNetwork, diffusion: EmbeddingDiffusion, drop_noisy: bool, reads_tokens: bool) -> None:
+        self.network, self.diffusion, self.drop_noisy = network, diffusion, drop_noisy
+        self.reads_tokens = reads_tokens and network.config.text_tokens > 0
+        self.dim = network.config.dim
+
+    def sample(
+        self,
+        text_embedding: Tensor,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        generator: Generators = None,
+        num_inference_steps: int = 64,
+        guidance_scale: float = 1.0,
+        candidates: int = 2,
+        sampler: str = "ddim_original",
+        eta: float = 1.0,
+        scheduler: Scheduler = None,
+    ) -> Tensor:
+        """Text embeddings (B, d) -> image embeddings (B, d), float32, normalised.
+
+        Args:
+            text_embedding: normalised here, as in training.
+            tokens: the text tower's outputs after its last norm (B, L, d), L at most ``network.config.text_tokens``.
+            mask: (B, L), true up to and including the end-of-text token; default where ``tokens`` are not all zero.
+            generator: one, or one for each text, whose result then depends on nothing else in the batch.
+            guidance_scale: LAION found values above 1 to be worse.
+            candidates: guesses for each text, of which the nearest to the text is kept.
+            num_inference_steps, sampler, eta, scheduler: see ``EmbeddingDiffusion.sample``; defaults as LAION samples.
+
+        Raises ValueError for shapes that do not fit, and where word encodings are missing or of no use.
+        """
+        _check(self, text_embedding, tokens, candidates)
+        conditions = {"condition": F.normalize(text_embedding.float(), dim=-1), "text": tokens, "text_mask": mask}
+        given = {name: value for name, value in conditions.items() if value is not None}
+        model = guided_model(self.network, given, candidates, guidance_scale, self.drop_noisy)
+        shape, device = (len(text_embedding), candidates, self.dim), text_embedding.device
+        found = self.diffusion.sample(model, shape, generator, device, num_inference_steps, sampler, eta, scheduler)
+        return best_of(found, text_embedding)
+
+
+def save(prior: DiffusionPrior, folder: Path, dtype: torch.dtype | None = None) -> Path:
+    """Write config.json and model.safetensors for `DiffusionPrior` to load; returns the folder."""
+    diffusion = {"timesteps": prior.diffusion.timesteps, "schedule": prior.diffusion.schedule}
+    switches = {"drop_noisy": prior.drop_noisy, "reads_tokens": prior.reads_tokens}
+    config = {"class": "DiffusionPrior", "network": asdict(prior.network.config), "diffusion": diffusion, **switches}
+    return write_folder(folder, config, prior.network.state_dict(), dtype)
+
+
+def import_checkpoint(file: Path, folder: Path) -> Path:
+    """Convert a prior of dalle2-pytorch into a folder for ``card``; returns the folder.
+
+    Takes a flat state dict (with or without CLIP inside), a trainer's checkpoint (its EMA weights) and a saved model.
+    Raises FileNotFoundError, or ValueError that names what does not fit.
+    """
+    return save(DiffusionPrior.from_model(*_read_published(file)), folder)
+
+
+def _read(folder: Path) -> tuple[PriorNetwork, EmbeddingDiffusion, bool, bool]:
+    config, state = read_folder(folder, "the folder that import_checkpoint wrote")
+    _check_class(config, "DiffusionPrior", folder)
+    try:
+        sizes, diffusion = PriorConfig(**config["network"]), EmbeddingDiffusion(**config["diffusion"])
+        switches = bool(config["drop_noisy"]), bool(config["reads_tokens"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder / 'config.json'} is not of a DiffusionPrior ({error}): import the checkpoint again") from error
+    return _fill(sizes, state, folder), diffusion, *switches
+
+
+def _read_published(file: Path) -> tuple[PriorNetwork, EmbeddingDiffusion, bool, bool]:
+    origin = f"{HUB}/laion/DALLE2-PyTorch"
+    with version_ignored():
+        content = read_pickle(file, origin)
+    keys = [key for key in ("ema_model", "model") if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
+    state = only_tensors(content, file, keys[0] if keys else None)
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    try:
+        sizes, kept = read_library_state(state)
+        betas = state.get("noise_scheduler.betas")
+        diffusion = EmbeddingDiffusion(sizes.timesteps or 1000) if betas is None else EmbeddingDiffusion.from_betas(betas)
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be used: {error}; give a prior's file from {origin}") from error
+    return _fill(sizes, kept, file), diffusion, True, sizes.text_tokens > 0
+
+
+def _fill(config: PriorConfig, state: Mapping[str, Tensor], path: Path) -> PriorNetwork:
+    with torch.device("meta"):
+        network = PriorNetwork(config)
+    assign(network, state, path, "a diffusion prior of its own sizes")
+    return network.eval()
+
+
+class _UnCLIP(Prior):
+    """A PriorTransformer of diffusers and its scheduler."""
+
+    def _load(self, folder: Path) -> None:
+        import diffusers
+
+        places = [folder / name for name in ("prior_scheduler", "scheduler") if (folder / name).is_dir()]
+        if not (folder / "prior").is_dir() or not places:
+            raise FileNotFoundError(f"{folder} lacks prior or prior_scheduler (or scheduler): copy the whole diffusers folder")
+        kind = getattr(diffusers, json.loads((places[0] / "scheduler_config.json").read_text())["_class_name"])
+        prior, report = diffusers.PriorTransformer.from_pretrained(
+            folder / "prior", local_files_only=True, output_loading_info=True, low_cpu_mem_usage=False
+        )
+        wrong = [*report["missing_keys"], *report["mismatched_keys"]]
+        if wrong:
+            raise ValueError(f"the weights in {folder / 'prior'} do not fit: {len(wrong)} missing or misshapen, first {wrong[0]}")
+        self._assemble(prior, kind.from_pretrained(places[0], local_files_only=True))
+
+    @classmethod
+    def from_parts(cls, prior: Any, scheduler: Scheduler) -> Self:
+        """Build from a PriorTransformer, which is frozen in place, and a scheduler in memory."""
+        model = cls.__new__(cls)
+        Prior.__init__(model)
+        model._assemble(prior, scheduler)
+        return model
+
+    def _assemble(self, prior: Any, scheduler: Scheduler) -> None:
+        if not prior.clip_std.any():  # they start at zero, and zeros would make every result the same
+            raise ValueError("the prior's clip_std is all zero: its file lacks the statistics of image embeddings, get it again")
+        self.prior, self.scheduler = prior, scheduler
+        self.dim = prior.config.embedding_dim
+        self.reads_tokens = prior.encoder_hidden_states_proj is not None
+
+    @torch.no_grad()
+    def sample(
+        self,
+        text_embedding: Tensor,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        negative_embedding: Tensor | None = None,
+        negative_tokens: Tensor | None = None,
+        negative_mask: Tensor | None = None,
+        generator: Generators = None,
+        num_inference_steps: int = 25,
+        guidance_scale: float | None = None,
+        candidates: int = 2,
+        scheduler: Scheduler = None,
+    ) -> Tensor:
+        """Text embeddings (B, d) -> image embeddings (B, d), float32, normalised.
+
+        Args:
+            text_embedding: as the text tower's projection gives them, not normalised.
+            tokens: the text tower's last hidden states (B, L, d), L being the prior's number of places.
+            mask: (B, L), true at tokens that are not padding.
+            negative_embedding, negative_tokens, negative_mask: the same of the empty text, one row or B.
+            generator: one, or one for each text.
+            guidance_scale: default 4 where the empty text is given, else 1 (none).
+            candidates: guesses for each text, of which the nearest to the text is kept.
+            scheduler: any diffusers scheduler over the same noise schedule with this prior's prediction_type.
+
+        Raises ValueError for shapes that do not fit and for guidance without the empty text.
+        """
+        _check(self, text_embedding, tokens, candidates)
+        if text_embedding.norm(dim=-1).sub(1).abs().max() < 1e-3:
+            raise ValueError(f"{type(self).__name__} reads text embeddings as projected, but these are normalised: give them raw")
+        scale = guidance_scale if guidance_scale is not None else 1.0 if negative_embedding is None else 4.0
+        if scale > 1 and negative_embedding is None:
+            raise ValueError(f"guidance_scale {scale} needs the empty text: give negative_embedding (and its tokens and mask)")
+        batch = len(text_embedding)
+        pairs = {
+            "proj_embedding": (negative_embedding, text_embedding),
+            "encoder_hidden_states": (negative_tokens, tokens),
+            "attention_mask": (negative_mask, mask),
+        }
+        tables = {name: _stack(name, *pair, scale > 1) for name, pair in pairs.items() if pair[1] is not None}
+        rows = torch.arange(batch, device=text_embedding.device)
+        off, on = rows, rows + batch if scale > 1 else rows
+
+        def call(latents: Tensor, time: Tensor, rows: Tensor) -> Tensor:
+            index = rows.repeat_interleave(candidates)
+            given = {name: table[index] for name, table in tables.items()}
+            return self.prior(latents.flatten(0, 1), time, **given).predicted_image_embedding.view(latents.shape)
+
+        chosen = self._check_scheduler(self.scheduler if scheduler is None else scheduler, num_inference_steps)
+        shape, device = (batch, candidates, self.dim), text_embedding.device
+        model = with_guidance(call, on, off, scale)
+        found = sampling.sample(model, chosen, shape, num_inference_steps, generator, device)
+        return best_of(self.prior.post_process_latents(found), text_embedding)
+
+    def _check_scheduler(self, scheduler: Any, steps: int) -> Scheduler:
+        found, own = (each.config.get("prediction_type") for each in (scheduler, self.scheduler))
+        if found != own:
+            mend = "build it with from_config(prior.scheduler.config)"
+            raise ValueError(f"the scheduler expects prediction_type {found!r}, but the prior answers {own!r}: {mend}")
+        if type(scheduler).__name__ != "UnCLIPScheduler":
+            return scheduler
+        if steps < 2:
+            raise ValueError(f"UnCLIPScheduler takes at least 2 steps, not {steps}")
+        return Strided(scheduler)
+
+
+def _stack(name: str, negative: Tensor | None, given: Tensor, guided: bool) -> Tensor:
+    """Rows of the empty text, then those given; the latter alone without guidance."""
+    if not guided:
+        return given
+    if negative is None or negative.shape[1:] != given.shape[1:] or len(negative) not in (1, len(given)):
+        found = "nothing" if negative is None else tuple(negative.shape)
+        raise ValueError(f"guidance needs the empty text's {name} like {tuple(given.shape)} (or one row of it), found {found}")
+    return torch.cat((negative.expand_as(given), given))
+
+
+class KarloPrior(_UnCLIP):
+    """Karlo's frozen prior in the space of OpenAI's CLIP ViT-L/14; ``card`` is a name, a diffusers folder or a hub id."""
+
+    def __init__(self, card: str = "karlo", local_files_only: bool = True) -> None:
+        super().__init__()
+        self._load(_path(KARLO, card, "KarloPrior", local_files_only))
+
+
+class KandinskyPrior(_UnCLIP):
+    """Kandinsky's frozen prior: 2.1 in the space of OpenAI's CLIP ViT-L/14, 2.2 in that of OpenCLIP ViT-bigG/14."""
+
+    def __init__(self, card: str = "kandinsky-2.1", local_files_only: bool = True) -> None:
+        super().__init__()
+        self._load(_path(KANDINSKY, card, "KandinskyPrior", local_files_only))
+
+
+class Identity(Prior):
+    """The text embedding itself, normalised: what a prior must beat."""
+
+    def __init__(self, card: str = "none", dim: int = 768) -> None:
+        super().__init__()
+        if card != "none":
+            raise ValueError(f"Identity has no weights, so card {card!r} cannot be loaded: leave it out, or say 'none'")
+        self.dim = dim
+
+    def sample(self, text_embedding: Tensor, **options: Any) -> Tensor:
+        """(B, d) -> (B, d), normalised; options of other priors are ignored."""
+        _check(self, text_embedding)
+        return F.normalize(text_embedding.float(), dim=-1)
+
+
+class Shift(nn.Module):
+    """Moves by the difference of two means."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.mean_text, self.mean_image = nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.zeros(dim))
+
+    def forward(self, text: Tensor) -> Tensor:
+        """(B, d) -> (B, d)."""
+        return text - self.mean_text + self.mean_image
+
+
+class _Baseline(Identity):
+    """A small module from a folder, or fitted to pairs; reads and gives unit vectors."""
+
+    def __init__(self, card: str) -> None:
+        Prior.__init__(self)
+        if not Path(card).is_dir():
+            raise FileNotFoundError(f"{type(self).__name__} has no published weights: card {card!r} must be a folder of its own")
+        config, state = read_folder(Path(card), f"{type(self).__name__}.fit(...).save(folder)")
+        _check_class(config, type(self).__name__, Path(card))
+        sizes = {key: int(config[key]) for key in ("dim", "hidden") if key in config}
+        net = self._build(**sizes)
+        assign(net, state, Path(card), type(self).__name__)
+        self._assemble(net, **sizes)
+
+    @classmethod
+    def from_model(cls, net: nn.Module, **sizes: int) -> Self:
+        """Build from a module in memory, which is frozen in place; ``sizes`` are ``dim`` (and ``hidden`` of an MLP)."""
+        prior = cls.__new__(cls)
+        Prior.__init__(prior)
+        prior._assemble(net, **sizes)
+        return prior
+
+    def _assemble(self, net: nn.Module, **sizes: int) -> None:
+        self.net, self.sizes, self.dim = net, sizes, sizes["dim"]
+
+    @staticmethod
+    def _build(dim: int) -> nn.Module:
+        return nn.Linear(dim, dim)
+
+    def save(self, folder: Path) -> Path:
+        """Write config.json and model.safetensors, float32; returns the folder."""
+        return write_folder(folder, {"class": type(self).__name__, **self.sizes}, self.net.state_dict(), None)
+
+    def sample(self, text_embedding: Tensor, **options: Any) -> Tensor:
+        """(B, d) -> (B, d), normalised; options of other priors are ignored."""
+        return F.normalize(self.net(super().sample(text_embedding)), dim=-1)
+
+
+class MeanShift(_Baseline):
+    """Text minus the mean text plus the mean image."""
+
+    @staticmethod
+    def _build(dim: int) -> nn.Module:
+        return Shift(dim)
+
+    @classmethod
+    def fit(cls, text: Tensor, image: Tensor) -> Self:
+        """Means of text and image embeddings (N, d); they need not be pairs."""
+        net = Shift(text.shape[1])
+        net.mean_text.data, net.mean_image.data = (F.normalize(x.float(), dim=-1).mean(0) for x in (text, image))
+        return cls.from_model(net, dim=text.shape[1])
+
+
+class Linear(_Baseline):
+    """One affine map."""
+
+    @classmethod
+    def fit(cls, text: Tensor, image: Tensor, ridge: float = 1e-3) -> Self:
+        """Least squares on pairs (N, d); ``ridge`` times N is added to the diagonal, the bias being free."""
+        x, y = (F.normalize(each.double(), dim=-1) for each in (text, image))
+        dx, dy, net = x - x.mean(0), y - y.mean(0), cls._build(text.shape[1])
+        weight = torch.linalg.solve(dx.T @ dx + ridge * len(x) * torch.eye(x.shape[1], dtype=x.dtype), dx.T @ dy).T
+        net.load_state_dict({"weight": weight, "bias": y.mean(0) - weight @ x.mean(0)})
+        return cls.from_model(net, dim=text.shape[1])
+
+
+class MLP(_Baseline):
+    """One hidden layer."""
+
+    @staticmethod
+    def _build(dim: int, hidden: int = 0) -> nn.Module:
+        hidden = hidden or 4 * dim
+        return nn.Sequential(nn.Linear(dim, hidden), nn.SiLU(), nn.LayerNorm(hidden), nn.Linear(hidden, dim))
+
+    @classmethod
+    def fit(cls, text: Tensor, image: Tensor, hidden: int = 0, steps: int = 500, batch: int = 1024, seed: int = 0) -> Self:
+        """AdamW on 1 - cosine over pairs (N, d); ``hidden`` is 4 d unless given. Leaves no trace in the random state."""
+        hidden = hidden or 4 * text.shape[1]
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.manual_seed(seed)
+            net = cls._build(text.shape[1], hidden)
+            optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
+            for _ in range(steps):
+                pick = torch.randint(len(text), (min(batch, len(text)),))
+                loss = 1 - F.cosine_similarity(net(F.normalize(text[pick].float(), dim=-1)), image[pick].float()).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        return cls.from_model(net, dim=text.shape[1], hidden=hidden)
+
+
+def _check(prior: Prior, text: Tensor, tokens: Tensor | None = None, candidates: int = 1) -> None:
+    if text.ndim != 2 or text.shape[1] != prior.dim:
+        raise ValueError(f"text embeddings have the shape {tuple(text.shape)}, but the prior expects (B, {prior.dim})")
+    if candidates < 1:
+        raise ValueError(f"candidates must be at least 1, not {candidates}")
+    if getattr(prior, "reads_tokens", False) and tokens is None:
+        raise ValueError(
+            f"{type(prior).__name__} also reads the words: give the text tower's tokens (B, L, {prior.dim}) and mask"
+        )
+    if tokens is not None and (tokens.ndim != 3 or tokens.shape[::2] != text.shape):
+        raise ValueError(f"tokens have the shape {tuple(tokens.shape)}, but expected ({len(text)}, L, {prior.dim})")
+
+
+def _check_class(config: Mapping[str, Any], name: str, folder: Path) -> None:
+    if config.get("class") != name:
+        raise ValueError(f"{folder} holds a {config.get('class', 'model unknown here')}, not a {name}: name the class that fits")
+
+
+def _path(cards: Mapping[str, Card], card: str, kind: str, local_files_only: bool) -> Path:
+    """A path; or the folder (the only file) of a card in the hub cache; or the folder of a hub id with a diffusers prior."""
+    is_hub_id = cards is not LAION and card.count("/") == 1 and not card.startswith((".", "/", "~")) and not Path(card).exists()
+    if card not in cards and not is_hub_id:
+        return find_card(cards, card, kind).folder()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    source, files = (cards[card].source, list(cards[card].files)) if card in cards else (card, UNCLIP_FILES)
+    try:
+        folder = Path(snapshot_download(source, allow_patterns=files, local_files_only=local_files_only))
+    except LocalEntryNotFoundError as error:
+        mend = f"run `hf download {source} --include {' '.join(files)}`, or give the path of the weights as card"
+        raise FileNotFoundError(f"{source} is not in the local hub cache: {mend}") from error
+    return folder / files[0] if len(files) == 1 else folder  # a missing file is reported by its reader
+
+
+def tiny() -> dict[str, Callable[[], Frozen]]:
+    """Random instances of every class that build in no time, offline."""
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "embedding_dim": 24, "num_embeddings": 0}
+
+    def unclip(kind: type[_UnCLIP]) -> Frozen:
+        from diffusers import PriorTransformer, UnCLIPScheduler
+
+        prior = PriorTransformer(**sizes, encoder_hid_proj_type=None)
+        prior.clip_std.data.fill_(1.0)
+        return kind.from_parts(prior, UnCLIPScheduler(prediction_type="sample", clip_sample_range=5.0))
+
+    network = PriorConfig(dim=24, depth=1, heads=2, dim_head=8, ff_mult=2, timesteps=100)
+    return {
+        "DiffusionPrior": lambda: DiffusionPrior.from_model(PriorNetwork(network)),
+        "KarloPrior": lambda: unclip(KarloPrior),
+        "KandinskyPrior": lambda: unclip(KandinskyPrior),
+        "Identity": lambda: Identity(dim=24),
+        "MeanShift": lambda: MeanShift.from_model(Shift(24), dim=24),
+        "Linear": lambda: Linear.from_model(nn.Linear(24, 24), dim=24),
+        "MLP": lambda: MLP.from_model(MLP._build(24, 48), dim=24, hidden=48),
+    }
+
+
+def build(card: str) -> nn.Module:
+    """The full-size network of a card, with random weights (or none, on the meta device)."""
+    options = find_card(CARDS, card, "diffusion_prior").options
+    if "network" in options:
+        return PriorNetwork(PriorConfig(**options["network"]))
+    from diffusers import PriorTransformer
+
+    return PriorTransformer(**options["prior"])
+
+
+def _laion(source: str, file: str, licence: str, commercial: bool, parameters: int, size: int, **network: int) -> Card:
+    return Card(
+        source=source, files={file: None}, licence=licence, commercial=commercial, origin=f"{HUB}/{source}",
+        parameters=parameters, dim=768, normalised=True, options={"network": {"dim": 768, "dim_head": 64, **network}}, size=size,
+    )  # fmt: skip
+
+
+def _unclip(source: str, parameters: int, dim: int = 768) -> Card:
+    return Card(
+        source=source, files=dict.fromkeys(UNCLIP_FILES), licence="unverified", commercial=False, origin=f"{HUB}/{source}",
+        parameters=parameters, dim=dim, normalised=True, options={"prior": {"embedding_dim": dim}},
+    )  # fmt: skip
+
+
+UNCLIP_FILES = ["prior/*", "prior_scheduler/*", "scheduler/*"]
+_DEEP = {"depth": 24, "heads": 32, "text_tokens": 256}
+
+LAION: dict[str, Card] = {
+    "laion": _laion(
+        "laion/DALLE2-PyTorch", "prior/best.pth", "MIT", True, 101_756_544, 1_340_000_000, depth=12, heads=12, text_tokens=77
+    ),
+    "laion-24": _laion("laion/DALLE2-PyTorch", "prior_ema_fp16.pth", "MIT", True, 249_416_704, 0, **_DEEP),
+    "conditioned-prior": _laion(
+        "nousr/conditioned-prior", "vit-l-14/laion2b/ema855M.pth", "unverified", False, 249_416_704, 5_850_000_000, **_DEEP
+    ),
+}
+KARLO: dict[str, Card] = {"karlo": _unclip("kakaobrain/karlo-v1-alpha", 1_022_030_080)}
+KANDINSKY: dict[str, Card] = {
+    "kandinsky-2.1": _unclip("kandinsky-community/kandinsky-2-1-prior", 1_022_030_080),
+    "kandinsky-2.2": _unclip("kandinsky-community/kandinsky-2-2-prior", 1_026_225_920, 1280),
+}
+CARDS: dict[str, Card] = LAION | KARLO | KANDINSKY
