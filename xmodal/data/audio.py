@@ -49,11 +49,9 @@ def load_audio(
     short (under 0.2 s) or too long.
     """
     path = Path(path)
-    _check_file(path)
     if start < 0 or (duration is not None and duration < SHORTEST):
         raise ValueError(f"start must be at least 0 and duration at least {SHORTEST} s, not {start} and {duration}")
-    read = _read_container if path.suffix.lower() in CONTAINERS else _read_sound
-    samples, rate = read(path, start, duration, longest)
+    samples, rate = read_samples(path, start, duration, longest)
     _check_samples(path, samples, rate)
     waveform = torch.from_numpy(np.ascontiguousarray(samples.T, dtype=np.float32))
     if mono:
@@ -61,6 +59,15 @@ def load_audio(
         if float(waveform.abs().max()) < SILENCE:
             raise ValueError(f"the channels of {path} cancel each other: their mean is silent")
     return resample(waveform, rate, sample_rate)
+
+
+def read_samples(
+    path: Path, start: float = 0.0, duration: float | None = None, longest: float = LONGEST
+) -> tuple[np.ndarray, int]:
+    """Decode a sound as it is: samples (T, C) float32 and their rate, silent or not; errors as in `load_audio`."""
+    _check_file(path)
+    read = _read_container if path.suffix.lower() in CONTAINERS else _read_sound
+    return read(path, start, duration, longest)
 
 
 def resample(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:

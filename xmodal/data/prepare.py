@@ -86,8 +86,8 @@ def folder(source: Path, found: Found) -> Iterator[Row]:
 def class_folders(source: Path, found: Found) -> Iterator[Row]:
     """``videos/{train,test}/{class}/*.mp4`` or ``videos/{class}/*.mp4`` (Landscape, AVSync15), with or without lists.
 
-    ``train.txt`` and ``test.txt`` beside ``videos`` are the lists. A class is its folder's name with spaces for underscores. The lists name files, with or without folders; a clip that
-    is in neither has no split.
+    ``train.txt`` and ``test.txt`` beside ``videos`` are the lists: names of files, with or without folders; a clip that
+    is in neither has no split. A class is its folder's name with spaces for underscores.
     """
     base = source / "videos" if (source / "videos").is_dir() else source
     listed: dict[str, str] = {}
@@ -147,7 +147,8 @@ def vggsound(source: Path, found: Found) -> Iterator[Row]:
 def audiocaps(source: Path, found: Found) -> Iterator[Row]:
     """``{train,val,test}.csv`` (audiocap_id, youtube_id, start_time, caption) and sounds of any depth.
 
-    They are named ``Y{id}.wav``, ``{id}.wav`` or ``{id}_{start}.wav``. A clip of several captions becomes one row for each: its id ends in the caption's number.
+    They are named ``Y{id}.wav``, ``{id}.wav`` or ``{id}_{start}.wav``. A clip of several captions becomes one row for
+    each: its id ends in the caption's number.
     """
     files = {stem: media for stem, media in by_stem(source).items() if "audio" in media or "video" in media}
     for split in ("train", "val", "test"):
@@ -164,7 +165,10 @@ def audiocaps(source: Path, found: Found) -> Iterator[Row]:
 
 
 def clotho(source: Path, found: Found) -> Iterator[Row]:
-    """``clotho_captions_{part}.csv`` (file_name, caption_1 … caption_5), part development, validation or evaluation, and its folder."""
+    """``clotho_captions_{development,validation,evaluation}.csv`` and a folder of sounds for each.
+
+    Columns: file_name, caption_1 … caption_5; each caption is a row.
+    """
     splits = {"development": "train", "validation": "validation", "evaluation": "test"}
     for part, split in splits.items():
         for table in sorted(source.rglob(f"*{part}*.csv")):
