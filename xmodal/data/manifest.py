@@ -15,7 +15,6 @@ from typing import Any, overload
 import numpy as np
 
 FIELDS = ("id", "audio", "image", "video", "start", "duration", "text", "label", "split")
-SPLIT = re.compile(rb'"split"\s*:\s*"((?:[^"\\]|\\.)*)"')
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,9 @@ class Manifest(Sequence[Row]):
         self._ends = np.concatenate([breaks, [len(self._bytes)]])
         wanted = self._ends > self._starts
         if split is not None:
-            name = json.dumps(split)[1:-1].encode()
-            others = [match.start() for match in SPLIT.finditer(self._bytes) if match[1] not in (b"", name)]
+            name = b"|".join(re.escape(json.dumps(split, ensure_ascii=plain)[1:-1].encode()) for plain in (True, False))
+            # Inside another text the quotation marks would be escaped, so this can only be the field itself.
+            others = [match.start() for match in re.finditer(rb'"split"\s*:\s*"(?!(?:%b)?")' % name, self._bytes)]
             wanted[np.searchsorted(self._starts, np.array(others, np.int64), "right") - 1] = False
         self._numbers = np.flatnonzero(wanted)
         blank = [n for n in self._numbers[(self._ends - self._starts)[self._numbers] < 3] if not self._line(n).strip()]
