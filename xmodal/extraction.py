@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,15 +114,39 @@ class Extractor(LightningModule):
         return batch
 
 
-def run_recipe(rows_per_shard: int = 256) -> None:
-    """`xmodal cache --config RECIPE`: read sys.argv as `xmodal fit` does, extract, print the report."""
+def command(arguments: Sequence[str]) -> None:
+    """`xmodal cache ls | verify | rm`, or `xmodal cache --config RECIPE`, which reads sys.argv as `xmodal fit` does."""
+    if arguments and not arguments[0].startswith("-"):
+        _manage(arguments)
+        return
     from xmodal.cli import parse_without_running
 
     cli = parse_without_running()
     cli.trainer.logger = None
-    for line in extract(cli.model, cli.datamodule, cli.trainer, rows_per_shard):
+    for line in extract(cli.model, cli.datamodule, cli.trainer):
         if cli.trainer.is_global_zero:
             print(line)
+
+
+def _manage(arguments: Sequence[str]) -> None:
+    parser = ArgumentParser("xmodal cache", description="Feature stores. `xmodal cache --config RECIPE` fills them.")
+    parser.add_argument("what", choices=["ls", "verify", "rm"], help="list, read and compare every byte, remove one")
+    parser.add_argument("store", nargs="?", help="name of the store to remove")
+    parser.add_argument("--folder", type=Path, default=Path("outputs/cache"), help="of the stores (default: outputs/cache)")
+    options = parser.parse_args(arguments)
+    if options.what == "ls":
+        rows = listing(options.folder)
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    elif options.what == "verify":
+        if damaged := verify(options.folder):
+            raise ValueError(f"{len(damaged)} shards are damaged: {'; '.join(damaged)}")
+        print(f"{len(stores(options.folder))} stores are as they were written")
+    elif options.store is None:
+        parser.error("rm needs the name of a store: see xmodal cache ls")
+    else:
+        print(f"removed {remove(options.folder, options.store)}")
 
 
 def listing(folder: Path) -> list[tuple[str, ...]]:
@@ -137,15 +163,12 @@ def verify(folder: Path) -> list[str]:
     return [reason for store in stores(folder) for _, reason in store.verify()]
 
 
-def remove(folder: Path, name: str, confirm: Callable[[str], bool] = lambda _: True) -> Path:
+def remove(folder: Path, name: str) -> Path:
     """Remove one store; raises ValueError for a name that is no store of this folder."""
-    import shutil
-
     known = {store.root.name: store.root for store in stores(folder)}
     if name not in known:
         raise ValueError(f"{folder} has no store {name!r}: it holds {', '.join(known) or 'none'}")
-    if confirm(name):
-        shutil.rmtree(known[name])
+    shutil.rmtree(known[name])
     return known[name]
 
 
