@@ -1,0 +1,281 @@
+"""Fréchet distance of two Gaussians fitted to features: FID, FAD, FD, by the features it is given.
+
+d2 = |mu_r - mu_f|^2 + tr S_r + tr S_f - 2 tr (S_r S_f)^(1/2)   (Dowson & Landau 1982; FID: Heusel et al., arXiv 1706.08500)
+
+The trace term is the sum of the singular values of S_r^(1/2) S_f^(1/2): two symmetric eigen-problems and one of singular
+values, none of which needs invertible covariances. Moments are centred, so a large mean costs no digits, and divided by n - 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xmodal.metrics.features import Ids, Rows, SetMetric
+from xmodal.metrics.protocol import Score
+
+MAX_BIAS = 0.1  # of the real features' total variance
+
+
+def moments(rows: Tensor) -> Tensor:
+    """Rows (n, d) -> packed float64 (d+1, d+1): count at [0, 0], mean at [0, 1:], centred scatter at [1:, 1:]."""
+    rows = rows.to(torch.float64)
+    packed = rows.new_zeros(rows.shape[1] + 1, rows.shape[1] + 1)
+    if len(rows):
+        mean = rows.mean(0)
+        centred = rows - mean
+        rest = centred.mean(0)  # what rounding of the mean left over
+        packed[0, 0], packed[0, 1:] = len(rows), mean + rest
+        packed[1:, 1:] = centred.T @ centred - len(rows) * torch.outer(rest, rest)
+    return packed
+
+
+def merge_moments(stacked: Tensor) -> Tensor:
+    """Packed moments (k, d+1, d+1) of k disjoint sets -> those of their union (Chan, Golub & LeVeque 1979)."""
+    total = stacked[0]
+    for part in stacked[1:]:
+        n, m = total[0, 0], part[0, 0]
+        count = n + m
+        delta = part[0, 1:] - total[0, 1:]
+        share = m / count.clamp(min=1)
+        merged = total + part
+        merged[0, 1:] = total[0, 1:] + delta * share
+        merged[1:, 1:] += torch.outer(delta, delta) * (n * share)
+        total = merged
+    return total
+
+
+def covariance(packed: Tensor) -> Tensor:
+    """The covariance (d, d), divided by n - 1, of packed moments."""
+    return packed[1:, 1:] / (packed[0, 0] - 1)
+
+
+def root(matrix: Tensor, rank: int | None = None) -> Tensor:
+    """Square root of a symmetric positive semi-definite matrix (d, d), of known ``rank`` where n - 1 rows made it.
+
+    Eigenvalues beyond the rank, or that rounding made negative, count as zero: the square root would lift their rounding
+    errors of 1e-16 to 1e-8.
+    """
+    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+    values = values.clamp(min=0)
+    if rank is not None and rank < len(values):
+        values[: len(values) - rank] = 0  # in ascending order
+    return (vectors * values.sqrt()) @ vectors.mT
+
+
+def singular_values(first: Tensor, second: Tensor, ranks: tuple[int | None, int | None] = (None, None)) -> Tensor:
+    """Singular values of S1^(1/2) S2^(1/2) for two covariances (d, d); their sum is tr (S1 S2)^(1/2)."""
+    return torch.linalg.svdvals(root(first, ranks[0]) @ root(second, ranks[1]))
+
+
+def frechet_distance(mu1: Tensor, s1: Tensor, mu2: Tensor, s2: Tensor) -> Tensor:
+    """Distance (a float64 scalar) of two Gaussians with means (d,) and covariances (d, d).
+
+    May come out below zero by rounding (of the order of 1e-13 of the variance); it is not clipped.
+    """
+    mu1, s1, mu2, s2 = (part.to(torch.float64) for part in (mu1, s1, mu2, s2))
+    return (mu1 - mu2).square().sum() + s1.trace() + s2.trace() - 2 * singular_values(s1, s2).sum()
+
+
+def frechet_from_samples(real: Tensor, fake: Tensor) -> Tensor:
+    """Distance of two sets of rows (n, d) and (m, d), from their singular values; the quick way while n + m < d.
+
+    Raises ValueError for fewer than two rows or unlike widths.
+    """
+    if min(len(real), len(fake)) < 2 or real.shape[1] != fake.shape[1]:
+        raise ValueError(f"expected two sets of at least 2 rows of one width, got {tuple(real.shape)} and {tuple(fake.shape)}")
+    gap, one, two, singular = _parts_of_samples(real.to(torch.float64), fake.to(torch.float64))
+    return gap + one + two - 2 * singular.sum()
+
+
+def _parts_of_samples(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Squared distance of the means, both total variances, singular values of S1^(1/2) S2^(1/2)."""
+    mu1, mu2 = real.mean(0), fake.mean(0)
+    x, y = (real - mu1) / (len(real) - 1) ** 0.5, (fake - mu2) / (len(fake) - 1) ** 0.5
+    gap, one, two = (mu1 - mu2).square().sum(), x.square().sum(), y.square().sum()
+    # Many rows are replaced by the triangle of their QR decomposition: the same singular values from d rows.
+    x, y = (torch.linalg.qr(part, mode="r").R if len(part) > part.shape[1] else part for part in (x, y))
+    return gap, one, two, torch.linalg.svdvals(x @ y.T)
+
+
+def _parts_of_moments(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Squared distance of the means, both total variances, singular values of S1^(1/2) S2^(1/2)."""
+    s1, s2, ranks = covariance(real), covariance(fake), (int(real[0, 0]) - 1, int(fake[0, 0]) - 1)
+    return (real[0, 1:] - fake[0, 1:]).square().sum(), s1.trace(), s2.trace(), singular_values(s1, s2, ranks)
+
+
+def frechet_bias(one: float, two: float, n: int, m: int, singular: Tensor) -> float:
+    """What sampling n and m rows adds to the distance on average, to first order in 1/n and 1/m, for Gaussian features.
+
+    ``one`` and ``two`` are the total variances tr S, ``singular`` the `singular_values` s. The means add one / n + two / m;
+    the trace term, concave in either covariance, adds (1/(n-1) + 1/(m-1)) / 2 times the sum over all i, j of
+    (1 + [i = j]) s_i s_j / (s_i + s_j). With fewer rows than dimensions the true bias is larger: a lower estimate there.
+    """
+    s = singular[singular > singular.max() * 1e-12]
+    pairs = float((s[:, None] * s / (s[:, None] + s)).sum() + s.sum() / 2) if len(s) else 0.0
+    return one / n + two / m + (1 / (n - 1) + 1 / (m - 1)) / 2 * pairs
+
+
+class FrechetDistance(SetMetric):
+    """Fréchet distance between real and made features of width ``dim``. Lower is better.
+
+    ``store="moments"`` keeps (dim+1)^2 numbers a side whatever the number of rows, and has no interval, since rows
+    cannot be drawn again; ``store="rows"`` keeps all rows, takes ids and gives bootstrap intervals with the real side
+    fixed. ``compute`` raises ValueError while the estimated bias exceeds ``max_bias`` of the real features' total
+    variance, unless ``allow_bias``; RuntimeError below two rows a side.
+    """
+
+    higher_is_better = False
+
+    def __init__(
+        self,
+        dim: int,
+        store: str = "moments",
+        max_bias: float = MAX_BIAS,
+        allow_bias: bool = False,
+        name: str = "FD",
+        **options: Any,
+    ) -> None:
+        if store not in ("moments", "rows"):
+            raise ValueError(f"store is {store!r}, but expected 'moments' or 'rows'")
+        super().__init__(**options)
+        self.dim, self.store, self.max_bias, self.allow_bias, self.label = dim, store, max_bias, allow_bias, name
+        if store == "moments":
+            for side in self.sides:
+                nothing = torch.zeros(dim + 1, dim + 1, dtype=torch.float64)
+                self.add_state(f"{side}_moments", nothing, dist_reduce_fx=merge_moments)
+
+    @property
+    def name(self) -> str:
+        """As given to the constructor: FID, FAD, FD-CLAP, ..."""
+        return self.label
+
+    def update(self, real: Tensor | None = None, fake: Tensor | None = None, ids: Ids | None = None) -> None:
+        """Add rows (N, dim), or (N, K, dim) for K rows an item, of either side or both; ``ids`` name the N items."""
+        if self.store == "moments" and ids is not None:
+            raise ValueError(f"{self.name}: moments cannot tell items apart: leave ids out, or construct with store='rows'")
+        for side, features in (("real", real), ("fake", fake)):
+            if features is None:
+                continue
+            rows = self.check(side, features, ids, self.dim)
+            if self.store == "rows":
+                self.add(side, rows, ids)
+            else:
+                old = getattr(self, f"{side}_moments")
+                new = moments(rows.reshape(-1, self.dim))
+                setattr(self, f"{side}_moments", merge_moments(torch.stack([old, new])))
+
+    def scores(self, draws: int, seed: int) -> tuple[dict[str, Score], dict[str, Rows | int]]:
+        """See `FeatureMetric.scores`."""
+        if self.store == "rows":
+            return super().scores(draws, seed)
+        # On the processor: these matrices are few, and some accelerators have no float64 solver.
+        real, fake = self._packed("real").cpu(), self._packed("fake").cpu()
+        n, m = self._counted(int(real[0, 0]), int(fake[0, 0]))
+        return {self.name: Score(self._allowed(n, m, *_parts_of_moments(real, fake)))}, {"real": n, "fake": m}
+
+    def values(self, sides: dict[str, Rows], counts: np.ndarray | None) -> dict[str, tuple[float, np.ndarray | None]]:
+        """See `SetMetric.values`."""
+        real, fake = sides["real"].values.cpu(), sides["fake"].values.cpu()
+        n, m = self._counted(len(real), len(fake))
+        packed = moments(real)
+        parts = _parts_of_samples(real, fake) if n + m < self.dim else _parts_of_moments(packed, moments(fake))
+        value = self._allowed(n, m, *parts)
+        if counts is None:
+            return {self.name: (value, None)}
+        weights = torch.from_numpy(counts)[:, sides["fake"].item.cpu()]
+        return {self.name: (value, _resampled(packed, fake, weights))}
+
+    def _packed(self, side: str) -> Tensor:
+        state: Tensor = getattr(self, f"{side}_moments")
+        return state
+
+    def _counted(self, n: int, m: int) -> tuple[int, int]:
+        if min(n, m) < 2:
+            raise RuntimeError(f"{self.name}: {n} real and {m} fake rows, but a covariance needs at least 2 on each side")
+        return n, m
+
+    def _allowed(self, n: int, m: int, gap: Tensor, one: Tensor, two: Tensor, singular: Tensor) -> float:
+        """The distance, or ValueError if too much of it is bias."""
+        value, spread = float(gap + one + two - 2 * singular.sum()), float(one)
+        bias = frechet_bias(spread, float(two), n, m, singular)
+        if self.allow_bias or bias <= self.max_bias * spread:
+            return value
+        more = int(min(n, m) * bias / (self.max_bias * spread)) + 1 if spread * self.max_bias else "more"
+        least = "at least " if min(n, m) < 2 * self.dim else ""
+        raise ValueError(
+            f"{self.name} of {n} real and {m} fake rows in {self.dim} dimensions would be {value:.4g}; sampling alone adds "
+            f"{least}about {bias:.3g}: more than {self.max_bias:g} of the real features' total variance {spread:.4g}; "
+            f"give {least}about {more} rows a side, use KernelDistance, or construct with allow_bias=True"
+        )
+
+    def small_sample(self, counts: Mapping[str, int]) -> bool:
+        """Fewer rows on a side than twice the dimensions, or few items."""
+        return min(counts["real_rows"], counts["fake_rows"]) < 2 * self.dim or super().small_sample(counts)
+
+    def options(self) -> dict[str, Any]:
+        """See `FeatureMetric.options`."""
+        return {"dim": self.dim}
+
+    def save_reference(self, path: str | Path, extractor: str, weights: str, preprocessing: str) -> Path:
+        """Write the real side's moments as safetensors, with what made them; needs ``store="moments"``."""
+        from safetensors.torch import save_file
+
+        if self.store != "moments" or not self._packed("real")[0, 0]:
+            raise ValueError(f"{self.name} has no real moments to save: construct with store='moments' and update(real=...)")
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = json.dumps({"extractor": extractor, "weights": weights, "preprocessing": preprocessing})
+        save_file({"moments": self._packed("real").cpu().contiguous()}, f"{path}.part", metadata={"xmodal": made})
+        os.replace(f"{path}.part", path)
+        return path
+
+    def load_reference(self, path: str | Path, extractor: str, weights: str, preprocessing: str) -> Self:
+        """Add the real side from a file of `save_reference`; raises ValueError if other features made it, or of another width."""
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist: write it with FrechetDistance.save_reference")
+        try:
+            with safe_open(path, "pt") as file:
+                packed, made = file.get_tensor("moments"), json.loads((file.metadata() or {}).get("xmodal", "{}"))
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(f"{path} is no reference ({error}): write it with FrechetDistance.save_reference") from error
+        expected = {"extractor": extractor, "weights": weights, "preprocessing": preprocessing}
+        if made != expected or packed.shape != (self.dim + 1, self.dim + 1):
+            raise ValueError(f"{path} was made by {made} with {len(packed) - 1} columns, but expected {expected} with {self.dim}")
+        if self.store != "moments":
+            raise ValueError(f"{path} holds moments, which cannot be joined with rows: construct with store='moments'")
+        old = self._packed("real")
+        self.real_moments = merge_moments(torch.stack([old, packed.to(old)]))
+        self._update_count += 1
+        self._computed = None
+        return self
+
+
+def _resampled(real: Tensor, fake: Tensor, weights: Tensor) -> np.ndarray:
+    """Distances (b,) of packed moments to the rows (m, d) under each of the weights (b, m), in the quick one-sided form."""
+    rows = fake - real[0, 1:]
+    half = root(covariance(real), int(real[0, 0]) - 1)
+    turned, lengths, spread = rows @ half, rows.square().sum(1), half.square().sum()
+    made = []
+    for weight in weights:
+        kept = weight > 0
+        w = weight[kept]
+        count = w.sum()
+        mean = w @ rows[kept] / count
+        mixed = (turned[kept] - mean @ half) * (w / (count - 1)).sqrt()[:, None]
+        gram = mixed @ mixed.T if len(mixed) < mixed.shape[1] else mixed.T @ mixed
+        trace = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().sum()
+        gap = mean.square().sum()
+        variance = (w @ lengths[kept] - count * gap) / (count - 1)
+        made.append(float(gap + spread + variance - 2 * trace))
+    return np.array(made)
