@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from xmodal.diffusion.sampling import Generators, sample, with_guidance
 from xmodal.diffusion.training import denoising_loss
 from xmodal.foundation.base import Card, ImageGenerator, find_card
+from xmodal.frozen import Frozen
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
@@ -31,6 +32,7 @@ HUB_FILES = ["*/*.json", "tokenizer/merges.txt", "text_encoder/model.safetensors
 ]
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderDC")
 MARK = "{}"
+TEXT_SIZES = {768: (12, 12, 3072), 1024: (23, 16, 4096)}  # layers, heads and width of the MLP, by the width of a token
 
 
 class StableDiffusion(ImageGenerator):
@@ -287,7 +289,8 @@ def _folder(card: str, local_files_only: bool) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=HUB_FILES, local_files_only=local_files_only))
     except LocalEntryNotFoundError as error:
-        mend = f"run `hf download {source}`, or give the path of its diffusers folder as card"
+        command = f"`xmodal pull stable_diffusion:{card}` (the files that count of `hf download {source}`)"
+        mend = f"run {command}, or give the path of its diffusers folder as card"
         raise FileNotFoundError(f"{source} is not in the local hub cache: {mend}") from error
 
 
@@ -325,9 +328,58 @@ def _read(kind: Any, folder: Path, **options: Any) -> nn.Module:
     return model
 
 
+def build(card: str = "sd-1.4") -> nn.ModuleDict:
+    """The three networks of a published card at full size, with random weights (or none, on the meta device)."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    width = find_card(CARDS, card, "stable_diffusion").dim
+    if width not in TEXT_SIZES:
+        raise ValueError(f"the sizes of {card!r} stand in the config.json files of its folder alone: choose a published card")
+    text: dict[str, Any] = dict(
+        zip(("num_hidden_layers", "num_attention_heads", "intermediate_size"), TEXT_SIZES[width], strict=True)
+    )
+    second: dict[str, Any] = {"attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True} if width == 1024 else {}
+    levels: dict[str, Any] = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2}
+    kinds: dict[str, Any] = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    parts: dict[str, Any] = {
+        "vae": AutoencoderKL(**levels, **kinds, latent_channels=4),
+        "text_encoder": CLIPTextModel(CLIPTextConfig(hidden_size=width, **text)),
+        "unet": UNet2DConditionModel(cross_attention_dim=width, **second),
+    }
+    return nn.ModuleDict(parts)
+
+
+def tiny() -> dict[str, Callable[[], Frozen]]:
+    """A random instance with pictures of 32x32, for tests."""
+
+    def paints() -> Frozen:
+        from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+        from tokenizers import pre_tokenizers
+        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+        words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+        sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        ends: dict[str, Any] = {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "pad_token_id": len(words) - 1}
+        return StableDiffusion.from_parts(
+            vae=AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=32),
+            text_encoder=CLIPTextModel(CLIPTextConfig(vocab_size=len(words), **sizes, **ends)),
+            tokenizer=CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=77),
+            unet=UNet2DConditionModel(
+                sample_size=32, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4, attention_head_dim=2,
+                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+                cross_attention_dim=16,
+            ),
+            scheduler=cast(Any, DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")),
+        )  # fmt: skip
+
+    return {"StableDiffusion": paints}
+
+
 def _hub(source: str, licence: str, image_size: int, dim: int, parameters: int) -> Card:
     return Card(
-        source=source, files=dict.fromkeys(["model_index.json", *HUB_FILES[1:]]), licence=licence, commercial=True,
+        source=source, files=dict.fromkeys(HUB_FILES), licence=licence, commercial=True,
         origin=f"https://huggingface.co/{source}", parameters=parameters, dim=dim, image_size=image_size,
     )  # fmt: skip
 
@@ -337,11 +389,11 @@ _V1, _V2 = 1_066_235_307, 1_289_952_427
 CARDS: dict[str, Card] = {
     "mini": Card(
         source="package:stable_diffusion",
-        files=dict.fromkeys(["model_index.json"]),
+        files=dict.fromkeys(name for name in HUB_FILES if not name.endswith(".txt")),
         licence="Apache-2.0",
         commercial=True,
         origin="recipes/miniature",
-        parameters=9_757_532,
+        parameters=8_053_748,
         dim=128,
         image_size=64,
     ),  # fmt: skip

@@ -1,0 +1,259 @@
+"""LAION's own CLAP files (Wu et al., arXiv 2211.06687): their names in transformers' terms, and the package laion-clap.
+
+`AudioTower` runs the audio networks of that package, which holds PANN beside HTSAT; its text network is the one of the
+model ``clap``. The package downloads tokenizers and changes ``sys.path`` when it is imported, so only its two files with
+the networks are.
+
+Letters: B batch, N clips, L tokens in time, d embedding size, w width of the last feature map.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xmodal.foundation.base import AudioEncoder, Card, find_card
+from xmodal.foundation.checkpoint import assign, only_tensors, read_pickle
+from xmodal.foundation.clap import CARDS as CLAP_CARDS
+from xmodal.foundation.clap import LAION, TABLES, Crop, FrontEnd, Waveforms, find, tables, to_int16
+from xmodal.foundation.clap import AudioTower as ClapAudioTower
+from xmodal.frozen import Frozen
+
+PACKAGE = "laion_clap"
+# What the package's networks compute when they are built; files list it beside the weights.
+FIXED = re.compile(rf"(spectrogram_extractor|logmel_extractor)\.|({'|'.join(TABLES)})$")
+# LAION's names in the order of replacement; qkv is split besides.
+RENAMED = (
+    (r"^audio_branch\.bn0\.", "audio_model.audio_encoder.batch_norm."),
+    (r"^audio_branch\.", "audio_model.audio_encoder."),
+    (r"^text_branch\.", "text_model."),
+    (r"_projection\.0\.", "_projection.linear1."),
+    (r"_projection\.2\.", "_projection.linear2."),
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+    (r"\.attn\.proj\.", ".attention.output.dense."),
+    (r"\.attn\.", ".attention.self."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+)
+# The original's front end, its AudioSet classifier, and two perceptrons that only its training used.
+DROPPED = re.compile(r"audio_branch\.(spectrogram_extractor|logmel_extractor|tscam_conv|head)\.|(audio|text)_transform\.")
+
+
+def read(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of one of LAION's files by its own names; raises FileNotFoundError or ValueError."""
+    with _numpy_scalars():
+        content = read_pickle(file, LAION)
+    inner = "state_dict" if isinstance(content, Mapping) and "state_dict" in content else None
+    return {key.removeprefix("module."): value for key, value in only_tensors(content, file, inner).items()}
+
+
+def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return LAION's tensors by transformers' names, without the tables and what `DROPPED` matches."""
+    made: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if DROPPED.match(name) or name.endswith(TABLES):
+            continue
+        for pattern, new in RENAMED:
+            name = re.sub(pattern, new, name)
+        if ".self.qkv." in name:
+            made |= {name.replace("qkv", row): part for row, part in zip(("query", "key", "value"), value.chunk(3))}
+        else:
+            made[name] = value
+    return made
+
+
+def _numpy_scalars() -> AbstractContextManager[Any]:
+    """Let the safe reader accept single numbers of numpy, which LAION stored beside the weights; old files name numpy.core."""
+    scalar = np.float64(0).__reduce__()[0]
+    names: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    kinds = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")]
+    return torch.serialization.safe_globals([*names, np.dtype, *kinds])
+
+
+def audio_sizes(state: Mapping[str, Tensor], file: Path) -> dict[str, Any]:
+    """Read HTSAT's sizes off its weights, as ClapAudioConfig names them; ValueError for another network.
+
+    The published ones differ in nothing else.
+    """
+    top, inside = "audio_model.audio_encoder.", "attention.self.relative_position_bias_table"
+    try:
+        stages = next(index for index in count() if f"{top}layers.{index}.blocks.0.{inside}" not in state)
+        deep = [sum(key.startswith(f"{top}layers.{index}.") and key.endswith(inside) for key in state) for index in range(stages)]
+        heads = [state[f"{top}layers.{index}.blocks.0.{inside}"].shape[1] for index in range(stages)]
+        return {
+            "patch_embeds_hidden_size": len(state[f"{top}patch_embed.proj.weight"]), "depths": deep,
+            "num_attention_heads": heads, "num_hidden_layers": stages, "hidden_size": len(state[f"{top}norm.weight"]),
+            "num_mel_bins": len(state[f"{top}batch_norm.weight"]), "enable_fusion": f"{top}patch_embed.mel_conv2d.bias" in state,
+            "fusion_type": "aff_2d" if f"{top}patch_embed.mel_conv2d.bias" in state else None,
+            "projection_dim": len(state["audio_projection.linear2.weight"]),
+        }  # fmt: skip
+    except KeyError as error:
+        pann = ": it is one with PANN, which only the model laion_clap loads" if f"{top}conv_block1.conv1.weight" in state else ""
+        raise ValueError(f"{file} is no CLAP with HTSAT{pann}, it lacks {error}; give an unmodified file from {LAION}") from error
+
+
+def text_sizes(state: Mapping[str, Tensor], file: Path) -> dict[str, Any]:
+    """Read RoBERTa's sizes off its weights, whose heads are 64 wide; ValueError for another network."""
+    try:
+        vocabulary, width = state["text_model.embeddings.word_embeddings.weight"].shape
+        return {
+            "vocab_size": vocabulary, "hidden_size": width, "num_attention_heads": max(width // 64, 1),
+            "max_position_embeddings": len(state["text_model.embeddings.position_embeddings.weight"]),
+            "intermediate_size": len(state["text_model.encoder.layer.0.intermediate.dense.weight"]),
+            "num_hidden_layers": len({key.split(".")[3] for key in state if key.startswith("text_model.encoder.layer.")}),
+            "layer_norm_eps": 1e-5, "projection_dim": len(state["text_projection.linear2.weight"]),
+        }  # fmt: skip
+    except KeyError as error:
+        raise ValueError(f"{file} is no CLAP with RoBERTa: it lacks {error}; give an unmodified file from {LAION}") from error
+
+
+SIZES_OF: dict[str, Callable[[Mapping[str, Tensor], Path], dict[str, Any]]] = {"audio": audio_sizes, "text": text_sizes}
+
+
+def convert(file: Path) -> nn.Module:
+    """Return the ClapModel of one of LAION's files; raises as `read`, or ValueError where a tensor lacks or is unknown."""
+    from transformers import ClapConfig, ClapModel
+
+    state = renamed(read(file))
+    sizes: dict[str, Any] = {f"{part}_config": found(state, file) for part, found in SIZES_OF.items()}
+    with torch.device("meta"):
+        model = ClapModel(ClapConfig(**sizes, projection_dim=sizes["audio_config"]["projection_dim"]))
+    assign(model, state | tables(model), file, "a CLAP of HTSAT and RoBERTa")
+    return model.eval()
+
+
+class AudioTower(ClapAudioTower):
+    """Frozen audio tower of a CLAP, run by the package laion-clap: HTSAT or PANN's Cnn14.
+
+    Args:
+        card: a name in `CARDS`, or the path of a ``.pt`` file in LAION's layout.
+        crop, normalise, int16, sample_rate, local_files_only: as for the model ``clap``.
+
+    Raises ImportError without the package, else as the model ``clap`` does. The package computes the spectrograms of
+    networks that are not fused, in float32.
+    """
+
+    def __init__(
+        self,
+        card: str = "630k-audioset-best",
+        crop: Crop = "centre",
+        normalise: bool = True,
+        int16: bool = False,
+        sample_rate: int | None = None,
+        local_files_only: bool = True,
+    ) -> None:
+        AudioEncoder.__init__(self)
+        chosen = find_card(CARDS, card, PACKAGE)
+        model = load(find(chosen, local_files_only))
+        self._assemble(model, FrontEnd(fused=model.config.enable_fusion), crop, normalise, int16, sample_rate)
+
+    def _run(self, sounds: Waveforms) -> tuple[Any, list[int]]:
+        rows = self._rows(sounds)
+        if self.front.fused:
+            features, longer, counts = self.front(rows, self.crop, self.int16)
+            return self.model({"mel_fusion": features, "longer": longer[:, 0]}), counts
+        clips = [self.front.clips(to_int16(row) if self.int16 else row, self.crop) for row in rows]
+        return self.model({"waveform": torch.cat(clips).float()}), [len(each) for each in clips]
+
+
+class PackageModel(nn.Module):
+    """An audio network of the package under its projection; both as named in LAION's files."""
+
+    def __init__(self, branch: nn.Module, hidden: int, dim: int, bands: int = 64, fused: bool = False, side: int = 256) -> None:
+        super().__init__()
+        self.audio_branch = branch
+        self.audio_projection = nn.Sequential(nn.Linear(hidden, dim), nn.ReLU(), nn.Linear(dim, dim))
+        sizes = {"hidden_size": hidden, "projection_dim": dim, "num_mel_bins": bands, "enable_fusion": fused, "spec_size": side}
+        self.config = SimpleNamespace(**sizes)
+
+    def forward(self, sounds: dict[str, Tensor]) -> SimpleNamespace:
+        """Waveforms (N, samples), or log-mel clips (N, 4, F, bands) -> embeddings (N, d) and a map (N, w, 1, L)."""
+        made = self.audio_branch(sounds, device=self.audio_projection[0].weight.device)
+        # every step is listed 32 times, to count frames
+        steps = made["fine_grained_embedding"][:, ::32].transpose(1, 2)[:, :, None]
+        return SimpleNamespace(audio_embeds=self.audio_projection(made["embedding"]), last_hidden_state=steps)
+
+
+def load(file: Path) -> PackageModel:
+    """Build the network of one of LAION's files from the package and fill it, strictly; in eval mode.
+
+    Raises ImportError without the package, FileNotFoundError or ValueError for a file that does not fit.
+    """
+    state = {key: value for key, value in read(file).items() if key.startswith(("audio_branch.", "audio_projection."))}
+    front = FrontEnd()
+    mel = {"sample_rate": front.sample_rate, "window_size": front.n_fft, "hop_size": front.hop, "mel_bins": front.bands}
+    mel |= {"fmin": int(front.low), "fmax": int(front.high)}
+    if "audio_branch.conv_block1.conv1.weight" in state:
+        if "audio_branch.conv_block6.conv1.weight" not in state or any("fusion_model" in key for key in state):
+            raise ValueError(f"{file} is of a PANN that the package cannot run evenly: only Cnn14 without fusion can be loaded")
+        branch = networks()["pann_model"].Cnn14(**mel, classes_num=len(state["audio_branch.fc_audioset.weight"]))
+        model = PackageModel(branch, 2048, len(state["audio_projection.2.weight"]))
+    else:
+        sizes = audio_sizes(renamed(state), file)
+        branch = networks()["htsat"].HTSAT_Swin_Transformer(
+            config=SimpleNamespace(**mel), embed_dim=sizes["patch_embeds_hidden_size"], depths=sizes["depths"],
+            num_heads=sizes["num_attention_heads"], num_classes=len(state.get("audio_branch.head.weight", ())),
+            enable_fusion=sizes["enable_fusion"], fusion_type=sizes["fusion_type"] or "None",
+        )  # fmt: skip
+        model = PackageModel(branch, sizes["hidden_size"], sizes["projection_dim"], fused=sizes["enable_fusion"])
+    fixed = {key: value for key, value in model.state_dict().items() if FIXED.search(key)}
+    assign(model, {key: value for key, value in state.items() if not FIXED.search(key)} | fixed, file, "laion-clap's network")
+    return model.eval()
+
+
+def networks() -> dict[str, ModuleType]:
+    """Import the package's two files with audio networks, and nothing else of it; ImportError without the package."""
+    found = find_spec(PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise ImportError('LAION\'s own audio networks need the package laion-clap: run pip install "xmodal[clap]"')
+    with _stand_ins(Path(found.submodule_search_locations[0])):
+        return {name: import_module(f"{PACKAGE}.clap_module.{name}") for name in ("htsat", "pann_model")}
+
+
+@contextmanager
+def _stand_ins(folder: Path) -> Iterator[None]:
+    """Put empty modules in the place of the package and its subpackage, whose own code then does not run."""
+    kept = {name: module for name, module in sys.modules.items() if name.split(".")[0] == PACKAGE}
+    for name in kept:
+        del sys.modules[name]
+    for name, path in ((PACKAGE, folder), (f"{PACKAGE}.clap_module", folder / "clap_module")):
+        sys.modules[name] = ModuleType(name)
+        sys.modules[name].__path__ = [str(path)]
+    try:
+        yield
+    finally:
+        for name in [name for name in sys.modules if name.split(".")[0] == PACKAGE]:
+            del sys.modules[name]
+        sys.modules.update(kept)
+
+
+def tiny() -> dict[str, Callable[[], Frozen]]:
+    """A random tower around a stand-in for the package's networks, for tests."""
+
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(1, 8, 400, 160)
+
+        def forward(self, sounds: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+            steps = self.conv(sounds["waveform"][:, None]).abs().transpose(1, 2)
+            return {"embedding": steps.mean(1), "fine_grained_embedding": steps.repeat_interleave(32, 1)}
+
+    front = FrontEnd(16_000, 256, 160, 64, 50.0, 8000.0, 16_000)
+    return {"AudioTower": lambda: AudioTower.from_model(PackageModel(Branch(), 8, 6), front)}
+
+
+CARDS: dict[str, Card] = {name: card for name, card in CLAP_CARDS.items() if card.origin == LAION}
