@@ -8,8 +8,12 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import xmodal
+
+if TYPE_CHECKING:
+    from xmodal.parts import Part
 
 LIGHTNING = {
     "fit": "train an adapter from a recipe: xmodal fit --config recipes/miniature/audiotoken.yaml",
@@ -17,6 +21,7 @@ LIGHTNING = {
     "test": "losses on the test data of a recipe",
     "predict": "a recipe's predictions",
 }
+COMMERCIAL = "refuse parts whose licence forbids commercial use, or is unknown, before anything loads"
 
 
 def generate(arguments: Sequence[str]) -> None:
@@ -33,22 +38,82 @@ def generate(arguments: Sequence[str]) -> None:
     parser.add_argument("--negative-prompt", default="", metavar="TEXT", help="what should not be there")
     parser.add_argument("--seed", type=int, default=0, help="default: 0; each result has its own stream of random numbers")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--commercial", action="store_true", help=COMMERCIAL)
+    options = vars(parser.parse_args(arguments))
+    commercial = options.pop("commercial")
+    from xmodal.parts import of_adapter
     from xmodal.routes import generate as run
+    from xmodal.routes import route
 
-    for path in run(**vars(options)):
+    _check(of_adapter(options["adapter"] or route(options["to"])), commercial)
+    for path in run(**options):
         print(path)
 
 
 def models(arguments: Sequence[str]) -> None:
     """List the foundation models."""
-    parser = ArgumentParser("xmodal models", description="Foundation models and their weights.")
-    parser.add_argument("--names", action="store_true", help="names only, at once")
+    parser = ArgumentParser("xmodal models", description="Foundation models and their weights; nothing is imported for it.")
+    parser.add_argument("names_of", nargs="*", metavar="MODEL", help="only these (default: all)")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--names", action="store_true", help="the models' names only")
+    form.add_argument("--json", action="store_true", help="all that the cards say, for programs")
     options = parser.parse_args(arguments)
     from xmodal import registry
 
-    rows = [(name,) for name in registry.available()] if options.names else registry.table()
-    _print_table(rows if options.names else [registry.COLUMNS, *rows])
+    for name in options.names_of:
+        registry.listing(name)
+    wanted = options.names_of or registry.available()
+    if options.names:
+        print("\n".join(wanted))
+        return
+    records = registry.records(wanted)
+    if options.json:
+        import json
+
+        print(json.dumps(records, indent=1))
+    else:
+        _print_table([registry.COLUMNS, *map(registry.row, records)])
+        print("\n`xmodal pull MODEL:CARD` fetches weights that are not here; a path is a card, too.")
+
+
+def pull(arguments: Sequence[str]) -> None:
+    """Fetch weights."""
+    parser = ArgumentParser("xmodal pull", description="Fetch published weights; no other command downloads any.")
+    parser.add_argument(
+        "targets", nargs="+", metavar="MODEL[:CARD] | RECIPE", help="a card of `xmodal models`, or a recipe's path"
+    )
+    words = parser.parse_args(arguments).targets
+    from xmodal.pull import pull as fetch
+    from xmodal.pull import targets
+
+    for card in [card for word in words for card in targets(word)]:
+        fetch(card)
+
+
+def import_(arguments: Sequence[str]) -> None:
+    """Convert a published checkpoint."""
+    from xmodal.importer import import_weights, kinds
+
+    parser = ArgumentParser("xmodal import", description="Turn a published checkpoint into a folder to give as card.")
+    parser.add_argument("kind", metavar="KIND", help=f"the model it is of: {', '.join(kinds())}")
+    parser.add_argument("file", type=Path, metavar="FILE", help="as its publisher offers it; nothing in it is executed")
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FOLDER", help="receives weights, sizes and a note")
+    options = parser.parse_args(arguments)
+    print(import_weights(options.kind, options.file, options.output))
+
+
+def doctor(arguments: Sequence[str]) -> None:
+    """Report on the installation; exits with status 1 where something that the package brings is broken."""
+    parser = ArgumentParser("xmodal doctor", description="What works, which weights are here, and what mends the rest.")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--fast", action="store_true", help="compare no sha256, so read no weights")
+    options = parser.parse_args(arguments)
+    from xmodal.doctor import as_json, broken, examine, lines
+
+    findings = examine(hashes=not options.fast)
+    print(as_json(findings) if options.json else "\n".join(lines(findings)))
+    if broken(findings):
+        raise SystemExit(1)
 
 
 def adapters(arguments: Sequence[str]) -> None:
@@ -61,10 +126,13 @@ def adapters(arguments: Sequence[str]) -> None:
 
 def recipes(arguments: Sequence[str]) -> None:
     """List the recipes."""
-    ArgumentParser("xmodal recipes", description="Recipes and what they are.").parse_args(arguments)
+    text = "Recipes, what they are, and the strictest terms of the models that they join."
+    ArgumentParser("xmodal recipes", description=text).parse_args(arguments)
+    from xmodal.licences import strictest
+    from xmodal.parts import parts, read
     from xmodal.registry import recipes as find
 
-    _print_table(list(find()))
+    _print_table([(path, title, strictest(parts(read([path])))) for path, title in find()])
 
 
 def export(arguments: Sequence[str]) -> None:
@@ -96,22 +164,104 @@ def world(arguments: Sequence[str]) -> None:
     print(render(Path(options.output), options.split, options.count, options.seed))
 
 
+def data(arguments: Sequence[str]) -> None:
+    """Make and audit manifests."""
+    from xmodal.data.command import main as run
+
+    run(arguments)
+
+
+def cache(arguments: Sequence[str]) -> None:
+    """Compute a recipe's frozen features once, or manage what is stored."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: xmodal cache --config RECIPE --data.manifest FILE --data.cache FOLDER [options of xmodal fit]")
+        print("       xmodal cache {ls,verify,rm} [STORE] [--folder FOLDER]\n\nSee docs/data.md.")
+        return
+    sys.argv = ["xmodal", *arguments]
+    sys.path.append(os.getcwd())  # last, as for fit
+    from xmodal.extraction import command
+
+    command(arguments)
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """Compare what was made with what is real."""
+    parser = ArgumentParser("xmodal evaluate", description="A suite of metrics over two folders, with intervals and a report.")
+    parser.add_argument("--suite", required=True, metavar="SUITE", help="audio2image, vision2audio or text2audio")
+    parser.add_argument("--fake", required=True, type=Path, metavar="FOLDER", help="what was made, or a manifest of it")
+    parser.add_argument("--real", required=True, type=Path, metavar="FOLDER", help="what is real; a manifest gives labels, too")
+    parser.add_argument("--extractor", metavar="MODEL:CARD", help="an encoder of `xmodal models` (default: the miniature's)")
+    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="of each sound that is judged (default: 10)")
+    parser.add_argument("--allow-bias", action="store_true", help="give the Fréchet distance of too few items, too")
+    parser.add_argument("--draws", type=int, default=1000, metavar="N", help="of the bootstrap; 0: no intervals (default: 1000)")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("outputs/evaluate"), metavar="FOLDER", help="default: %(default)s"
+    )
+    options = parser.parse_args(arguments)
+    from xmodal import evaluation
+
+    found = evaluation.evaluate(
+        options.suite, options.fake, options.real, options.extractor, options.seconds, options.allow_bias, options.draws
+    )
+    print("\n".join(evaluation.lines(found)))
+    print(evaluation.write(found, options.output))
+
+
+def compare(arguments: Sequence[str]) -> None:
+    """Compare two evaluations."""
+    parser = ArgumentParser("xmodal compare", description="Paired differences (first minus second) of two evaluations.")
+    parser.add_argument("first", type=Path, metavar="FOLDER", help="what `xmodal evaluate -o` wrote")
+    parser.add_argument("second", type=Path, metavar="FOLDER")
+    options = parser.parse_args(arguments)
+    from xmodal.evaluation import differences
+
+    for name, found in differences(options.first, options.second).items():
+        if isinstance(found, str):
+            print(f"{name:<12}not comparable: {found}")
+        else:
+            verdict = "apart" if found.apart else "not told apart"
+            print(f"{name:<12}{found.value:>+12.4g}  [{found.low:+.4g}, {found.high:+.4g}]  {verdict}")
+
+
 def _lightning(arguments: Sequence[str]) -> None:
     """Hand over to Lightning's command line, which reads sys.argv."""
-    sys.argv = ["xmodal", *arguments]
+    words = [word for word in arguments if word != "--commercial"]
+    if not {"-h", "--help", "--print_config"} & set(words):
+        from xmodal.parts import of_command
+
+        _check(of_command(words), len(words) < len(arguments))
+    sys.argv = ["xmodal", *words]
     sys.path.append(os.getcwd())  # last, so that a recipe finds the user's own modules and nothing is shadowed
     from xmodal.cli import main as run
 
     run()
 
 
+def _check(found: Sequence[Part], commercial: bool) -> None:
+    """Refuse what cannot or must not run, before anything is imported."""
+    if commercial:
+        from xmodal.licences import refuse_non_commercial
+
+        refuse_non_commercial(found)
+    from xmodal.parts import check_weights
+
+    check_weights(found)
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "generate": (generate, "turn sounds into pictures with a trained adapter"),
     **{name: (_lightning, text) for name, text in LIGHTNING.items()},
+    "cache": (cache, "compute frozen features once: xmodal cache --config RECIPE; ls, verify, rm"),
+    "data": (data, "manifests: prepare them from folders and data sets, audit their clips"),
+    "evaluate": (evaluate, "metrics of made against real, from two folders, with a report"),
+    "compare": (compare, "paired differences of two evaluations"),
     "export": (export, "publish a checkpoint's adapter as a folder"),
     "models": (models, "the foundation models: cards, licences, sizes, where the weights are"),
+    "pull": (pull, "fetch published weights; nothing else downloads any"),
+    "import": (import_, "turn a published checkpoint into a folder to give as card"),
+    "doctor": (doctor, "what works here, which weights are here, what mends the rest"),
     "adapters": (adapters, "the built-in adapters"),
-    "recipes": (recipes, "the recipes"),
+    "recipes": (recipes, "the recipes, and the strictest licence terms of their parts"),
     "world": (world, "render clips of the miniature world"),
 }
 
@@ -121,13 +271,17 @@ def usage() -> str:
     rows = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
     return (
         "usage: xmodal COMMAND ...\n\nFrozen foundation models joined by small adapters.\n\n"
-        f"commands:\n{rows}\n\noptions:\n  --help, --version\n\n`xmodal COMMAND --help` explains each. "
-        "XMODAL_DEBUG=1 shows where an error came from."
+        f"commands:\n{rows}\n\noptions:\n  --help, --version\n"
+        "  --offline  with any command: never touch the network, as HF_HUB_OFFLINE=1 does\n\n"
+        "`xmodal COMMAND --help` explains each. XMODAL_DEBUG=1 shows where an error came from."
     )
 
 
 def run(arguments: Sequence[str]) -> None:
     """Run one command line; raises SystemExit with status 2 for a command that does not exist."""
+    if "--offline" in arguments:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it
+        arguments = [word for word in arguments if word != "--offline"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
     elif arguments[0] in ("-V", "--version"):

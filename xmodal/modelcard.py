@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from importlib import import_module
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+
+from xmodal.licences import strictest
+from xmodal.parts import Part, parts
 
 
 def model_card(name: str, section: Mapping[str, Any], weights: Mapping[str, Tensor], metrics: Mapping[str, float]) -> str:
@@ -16,20 +18,15 @@ def model_card(name: str, section: Mapping[str, Any], weights: Mapping[str, Tens
     lines += [f"Adapter of `{section['class_path']}`, {count:,} parameters. The models it joins are frozen and not included.", ""]
     lines += ["```python", "import xmodal", "", f'pipe = xmodal.pipeline("{name}")', "```", ""]
     lines += ["## Parts", "", "| part | class | card | licence | commercial use |", "|---|---|---|---|---|"]
-    lines += [f"| {' | '.join(row)} |" for row in _parts(section)]
-    lines += ["", "The strictest of these licences also binds what the adapter makes.", "", "## Measured", ""]
+    found = parts({"model": section})
+    lines += [f"| {' | '.join(row)} |" for row in map(_row, found)]
+    lines += ["", f"Strictest terms of these parts, which also bind what the adapter makes: {strictest(found)}.", ""]
+    lines += ["## Measured", ""]
     lines += [f"- {key}: {value:.4g}" for key, value in metrics.items()] or ["Nothing was recorded when it was saved."]
     return "\n".join(lines) + "\n"
 
 
-def _parts(section: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, str]]:
-    for name, part in (section.get("init_args") or {}).items():
-        if not isinstance(part, Mapping) or "class_path" not in part:
-            continue
-        tag = (part.get("init_args") or {}).get("card")
-        if tag is None:
-            continue
-        # The card is looked up by the class's own module: foundation files, built in or not, keep CARDS beside the class.
-        card = getattr(import_module(part["class_path"].rpartition(".")[0]), "CARDS", {}).get(tag)
-        licence, commercial = (card.licence, "yes" if card.commercial else "no") if card else ("unknown", "unknown")
-        yield name, f"`{part['class_path']}`", f"`{tag}`", licence, commercial
+def _row(part: Part) -> tuple[str, ...]:
+    commercial = "yes" if part.card.commercial else "unknown" if part.card.licence == "unknown" else "no"
+    tag = part.card.name.partition(":")[2] or part.card.source
+    return part.place.removeprefix("model."), f"`{part.class_path}`", f"`{tag}`", part.card.licence, commercial

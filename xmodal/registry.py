@@ -1,4 +1,4 @@
-"""What is there, by name: foundation models, adapters, recipes. Listing imports none of them.
+"""What is there, by name: foundation models and their cards, adapters, recipes. Listing imports none of them.
 
 A file of ``xmodal/foundation`` is a model and its name is the model's name. Other packages add models through the
 entry-point group ``xmodal.foundation``; a name that is taken already is refused.
@@ -6,7 +6,7 @@ entry-point group ``xmodal.foundation``; a name that is taken already is refused
 
 from __future__ import annotations
 
-import inspect
+import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from functools import cache
@@ -14,14 +14,14 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from xmodal.foundation.card import Card
+from xmodal.catalogue import Listing, frozen_classes, read
+from xmodal.foundation.card import HUB_ID, PICKLED, Card, find_card, readable
 
 PACKAGE = Path(__file__).parent
 GROUP = "xmodal.foundation"
-COLUMNS = ("model", "card", "towers", "licence", "commercial", "parameters", "dim", "weights")
+COLUMNS = ("model", "card", "parameters", "dim", "takes", "licence", "commercial", "download", "weights", "towers")
 NOT_MODELS = {"__init__", "base", "card", "checkpoint"}
 
 
@@ -40,13 +40,35 @@ def resolve(name: str) -> ModuleType:
 
 def towers(module: ModuleType) -> dict[str, type]:
     """Return the frozen classes that a model's file defines itself, in the order of the file, by class name."""
-    from xmodal.frozen import Frozen
+    return frozen_classes(module)
 
-    return {
-        name: value
-        for name, value in vars(module).items()
-        if inspect.isclass(value) and issubclass(value, Frozen) and value.__module__ == module.__name__ and name[0] != "_"
-    }
+
+def listing(name: str) -> Listing:
+    """Return cards and towers of a model, read without importing it; raises ValueError with the nearest names."""
+    homes = _homes()
+    if name not in homes:
+        raise ValueError(f"there is no foundation model {name!r}: {suggest(name, homes)}")
+    return read(name, homes[name])
+
+
+def model_of(module: str) -> str | None:
+    """Return the name of the model whose file is the module of this name, or None."""
+    return next((name for name, home in _homes().items() if home == module), None)
+
+
+def card(model: str, tag: str | None = None) -> Card:
+    """Return a model's card by name (default: the first), or one for a path, a hub id or a scheme such as ``hf-hub:owner/name``.
+
+    Raises ValueError for a name that is none of these.
+    """
+    cards = listing(model).cards
+    tag = tag if tag is not None else next(iter(cards), "")
+    if tag in cards or Path(tag).exists():
+        return find_card(cards, tag, model)
+    if re.fullmatch(r"[\w-]+:.+", tag) or (HUB_ID.fullmatch(tag) and not tag.endswith(PICKLED)):
+        files = next((each.files for each in cards.values() if each.repository), {})
+        return Card(tag, files, "unknown", False, f"https://huggingface.co/{tag}", 0, name=f"{model}:{tag}")
+    return find_card(cards, tag, model)
 
 
 def load(name: str, card: str | None = None, tower: str | None = None, **options: Any) -> Any:
@@ -62,17 +84,35 @@ def load(name: str, card: str | None = None, tower: str | None = None, **options
     if tower is not None and tower not in classes:
         raise ValueError(f"{name} has no tower {tower!r}: {suggest(tower, classes)}")
     kind = classes[tower] if tower else next(iter(classes.values()))
-    return kind(card=card or next(iter(module.CARDS)), **options)
+    if card is None:
+        import inspect  # here, since listing must be quick
+
+        default = inspect.signature(kind).parameters.get("card")
+        return (
+            kind(**options)
+            if default and default.default is not default.empty
+            else kind(card=next(iter(module.CARDS)), **options)
+        )
+    return kind(card=card, **options)
+
+
+def records(names: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    """Return every card (of these models) as plain values, with its model, towers and place; imports no model."""
+    rows = []
+    for name in available() if names is None else names:
+        found = listing(name)
+        for tag in found.cards:
+            one = card(name, tag)
+            place = one.find()
+            values = {key: value for key, value in vars(one).items() if key not in ("name", "options", "files", "url")}
+            here = {"files": list(one.files), "weights": str(place) if place else None, "repository": one.repository}
+            rows.append({"model": name, "card": tag, "towers": list(found.towers), **values, **here})
+    return rows
 
 
 def table() -> list[tuple[str, ...]]:
-    """Return one row of ``COLUMNS`` for each card; imports the models' files but builds nothing."""
-    rows = []
-    for name in available():
-        module = resolve(name)
-        kinds = ",".join(towers(module))
-        rows += [_row(name, tag, kinds, card) for tag, card in getattr(module, "CARDS", {}).items()]
-    return rows
+    """Return one row of ``COLUMNS`` for each card; imports no model's file."""
+    return [row(record) for record in records()]
 
 
 def adapters() -> dict[str, Path]:
@@ -116,14 +156,22 @@ def _homes() -> dict[str, str]:
     return homes
 
 
-def _row(name: str, tag: str, kinds: str, card: Card) -> tuple[str, ...]:
-    try:
-        card.folder()
-        weights = "here"
-    except FileNotFoundError:
-        weights = card.origin
-    size = f"{card.parameters / 1e6:.1f} M" if card.parameters else "-"
-    return name, tag, kinds, card.licence, "yes" if card.commercial else "no", size, str(card.dim or "-"), weights
+def row(record: dict[str, Any]) -> tuple[str, ...]:
+    """Return one of the `records` as the texts of ``COLUMNS``."""
+    units = (("sample_rate", "Hz"), ("image_size", "px"))
+    weights = "-" if not record["weights"] else "shipped" if record["source"].startswith("package:") else "here"
+    return (
+        record["model"],
+        record["card"],
+        f"{record['parameters'] / 1e6:.1f} M" if record["parameters"] else "-",
+        str(record["dim"] or "-"),
+        ", ".join(f"{record[key]} {unit}" for key, unit in units if record[key]) or "-",
+        record["licence"],
+        "yes" if record["commercial"] else "no",
+        readable(record["size"]) if record["size"] else "-",
+        weights,
+        ", ".join(record["towers"]),
+    )
 
 
 def _shorten(path: Path) -> str:

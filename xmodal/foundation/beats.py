@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from xmodal.foundation.base import AudioEncoder, Card, find_card
 from xmodal.foundation.checkpoint import assign, read_folder, read_pickle, write_folder
+from xmodal.frozen import Frozen
 
 SAMPLE_RATE = 16_000
 MEL_BINS = 128
@@ -346,17 +347,18 @@ class BEATsModel(nn.Module):
         return scores.masked_fill(padded, 0).sum(1) / (~padded).sum(1).clamp(min=1)
 
 
-def save(model: BEATsModel, labels: list[str], folder: Path) -> None:
+def save(model: BEATsModel, labels: list[str], folder: Path, dtype: torch.dtype | None = torch.float16) -> None:
     """Write ``config.json`` (cfg and labels) and ``model.safetensors`` (float16), each under a temporary name first.
 
-    Raises ValueError if the labels do not match the classifier, or a weight does not fit into float16.
+    ``dtype`` None keeps the precision. Raises ValueError if the labels do not match the classifier, or a weight does not
+    fit into ``dtype``.
     """
     classes = 0 if model.predictor is None else model.config.predictor_class
     if labels and len(labels) != classes:
         raise ValueError(f"{len(labels)} labels were given, but the classifier has {classes} classes")
     first = f"encoder.layers.0.{POSITION_KEY}"
     kept = {key: value for key, value in model.state_dict().items() if key == first or not key.endswith(POSITION_KEY)}
-    write_folder(folder, {"cfg": asdict(model.config), "labels": labels}, kept)
+    write_folder(folder, {"cfg": asdict(model.config), "labels": labels}, kept, dtype)
 
 
 def load(path: Path) -> tuple[BEATsModel, list[str]]:
@@ -436,9 +438,42 @@ class BEATs(AudioEncoder):
         """16 kHz waveforms (B, T) -> the mean of the last layer's tokens (B, dim), not normalised."""
         return self.model.features(inputs).mean(1)
 
+    def class_logits(self, waveform: Tensor) -> Tensor:
+        """16 kHz waveforms (B, T) -> logits of ``labels`` (B, N), any number of which may be right."""
+        return self.model.logits(waveform)
+
     def tag(self, waveform: Tensor) -> Tensor:
         """16 kHz waveforms (B, T) -> independent probability of each class (B, N); ValueError without a classifier."""
         return self.model.logits(waveform).sigmoid()
+
+
+def import_checkpoint(file: Path, folder: Path) -> Path:
+    """Turn an official ``.pt`` file into a folder that ``card`` takes, at full precision; raises as `load` does."""
+    model, labels = load(file)
+    save(model, labels, folder, dtype=None)
+    return folder
+
+
+def build(card: str) -> BEATsModel:
+    """The architecture at the size of a published card, with random weights."""
+    tagger = "finetuned" in find_card(CARDS, card, "BEATs").source
+    switches: dict[str, Any] = {"deep_norm": True, "relative_position_embedding": True, "gru_rel_pos": True}
+    return BEATsModel(BEATsConfig(max_distance=800, finetuned_model=tagger, **switches))
+
+
+def tiny() -> dict[str, Callable[[], Frozen]]:
+    """A small random instance, for tests."""
+    sizes: dict[str, Any] = {
+        "embed_dim": 8,
+        "encoder_layers": 3,
+        "encoder_embed_dim": 16,
+        "encoder_ffn_embed_dim": 24,
+        "conv_pos": 8,
+    }
+    config = BEATsConfig(
+        **sizes, encoder_attention_heads=2, conv_pos_groups=4, relative_position_embedding=True, gru_rel_pos=True
+    )
+    return {"BEATs": lambda: BEATs.from_model(BEATsModel(config).eval())}
 
 
 def _official(name: str, parameters: int) -> Card:

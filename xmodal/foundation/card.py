@@ -1,14 +1,27 @@
-"""Where weights come from. Free of torch, so that listing the models costs nothing."""
+"""Where weights come from, and where they lie on this machine. Free of torch, so that listing the models costs nothing."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import re
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 WEIGHTS = Path(__file__).parent.parent / "miniature" / "weights"
+HUB = "https://huggingface.co/"
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".th", ".npz")
+# What a publisher may give in place of a file that a card names.
+INSTEAD = {
+    "model.safetensors": "pytorch_model.bin",
+    "diffusion_pytorch_model.safetensors": "diffusion_pytorch_model.bin",
+    "open_clip_model.safetensors": "open_clip_pytorch_model.bin",
+}
 
 
 @dataclass(frozen=True)
@@ -16,8 +29,10 @@ class Card:
     """Where a model's weights come from, and what they demand.
 
     ``source`` is a hub id, a path, or ``package:FOLDER`` for weights shipped under ``xmodal/miniature/weights``.
-    ``files`` maps file names to their sha256 (``None`` where it is not known). ``options`` are constructor options
-    that belong to these weights (token layers, attention heads, ...). ``size`` is the download in bytes, 0 where unknown.
+    ``files`` maps file names (on the hub also patterns) to their sha256 (``None`` where it is not known). ``options`` are
+    constructor options that belong to these weights (token layers, attention heads, ...). ``size`` is the download in
+    bytes, 0 where unknown. ``url`` is the address of the one file where ``origin`` is a page about it. ``name``
+    (``MODEL:CARD``) is filled in by `find_card`, for messages.
     """
 
     source: str
@@ -34,30 +49,146 @@ class Card:
     normalised: bool | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     size: int = 0
+    url: str = ""
+    name: str = ""
+
+    @property
+    def shipped(self) -> bool:
+        """Whether the weights come with the package."""
+        return self.source.startswith("package:")
+
+    @property
+    def repository(self) -> str | None:
+        """``owner/name`` of the hub repository, or None where the weights are published elsewhere."""
+        source = self.source.removeprefix("hf-hub:")
+        if HUB_ID.fullmatch(source) and not source.endswith(PICKLED):
+            return source
+        named = self.origin.removeprefix(HUB)
+        return named if source.startswith("open_clip:") and named != self.origin and HUB_ID.fullmatch(named) else None
+
+    @property
+    def address(self) -> str | None:
+        """The https address of the one file: ``url``, or what GitHub's releases and Zenodo make of ``origin``; or None."""
+        if self.url or len(self.files) != 1:
+            return self.url or None
+        page, (name,) = self._page, self.files
+        if page.endswith(f"/{name}"):
+            return page
+        if "/releases/tag/" in page:
+            return f"{page.replace('/releases/tag/', '/releases/download/')}/{quote(name)}"
+        record = re.fullmatch(r"https://zenodo\.org/records?/(\d+)", page)
+        return f"https://zenodo.org/records/{record[1]}/files/{quote(name)}?download=1" if record else None
+
+    @property
+    def _page(self) -> str:
+        return (self.origin.split() or [""])[0].rstrip("/")
+
+    @property
+    def place(self) -> Path:
+        """Where the weights belong on this machine: the package, the hub's cache, this library's cache, or the path itself."""
+        if self.shipped:
+            return WEIGHTS / self.source.removeprefix("package:")
+        if Path(self.source).exists():
+            return Path(self.source)
+        if self.repository:
+            return hub_cache() / f"models--{self.repository.replace('/', '--')}"
+        page = re.sub(r"[^\w./-]", "_", self._page.partition("://")[2]).removesuffix(f"/{self.source}")
+        return own_cache() / "weights" / page / self.source if page and not Path(self.source).is_absolute() else Path(self.source)
+
+    def find(self) -> Path | None:
+        """Return the folder (or file) with the weights, whole, or None; asks no network.
+
+        Of a hub repository that is the snapshot in the hub's cache, or the file in it where the card has only one,
+        a pickled one.
+        """
+        place = self.place
+        if not self.repository or place == Path(self.source):
+            return place if place.exists() else None
+        revision = place / "refs" / "main"
+        folder = place / "snapshots" / (revision.read_text(encoding="utf-8").strip() if revision.is_file() else "-")
+        if not folder.is_dir() or self.lacking(folder):
+            return None
+        only = next(iter(self.files)) if len(self.files) == 1 else ""
+        return folder / only if only.endswith(PICKLED) else folder
+
+    def lacking(self, folder: Path) -> list[str]:
+        """Return which of the card's files the folder lacks; of patterns only one needs to be met."""
+        absent = [name for name in self.files if not _holds(folder, name) and not _holds(folder, instead(name))]
+        patterns = [name for name in self.files if "*" in name]
+        return absent if patterns == [name for name in absent if "*" in name] else [name for name in absent if "*" not in name]
 
     def folder(self) -> Path:
-        """Return the local folder (or file) that the source names; raises FileNotFoundError for a hub id not given as a path."""
-        path = WEIGHTS / self.source.removeprefix("package:") if self.source.startswith("package:") else Path(self.source)
-        if path.exists():
-            return path
-        raise FileNotFoundError(
-            f"the weights of {self.source!r} are not on this machine (looked at {path}): download "
-            f"{', '.join(self.files) or 'them'} from {self.origin} and give the path as card"
-        )
+        """Return the local folder (or file) as `find` does; raises FileNotFoundError that says what to do without one."""
+        found = self.find()
+        if found is None:
+            raise FileNotFoundError(self.missing())
+        return found
+
+    def missing(self) -> str:
+        """Return the sentence for weights that are not here: files, size, source, and the command that fetches them."""
+        names = ", ".join([*self.files][:3]) + (f" and {len(self.files) - 3} more" if len(self.files) > 3 else "")
+        what = f"{names or 'all files'}; {readable(self.size) if self.size else 'size unknown'}"
+        start = f"the weights of {self.source!r} are not on this machine ({what}; from {self.origin}; looked at {self.place})"
+        if self.shipped:
+            return f"{start}: they come with the package, so install it again"
+        if self.name and (self.repository or self.address):
+            return f"{start}: run `xmodal pull {self.name}`, or give the path as card"
+        return f"{start}: download them by hand and give the path as card, or put them where it was looked"
 
     def verify(self) -> None:
         """Compare the sha256 of every file whose hash the card knows; raises ValueError on the first difference."""
         folder = self.folder()
         for name, expected in self.files.items():
             path = folder / name if folder.is_dir() else folder
-            if expected and hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            if expected and sha256(path) != expected:
                 raise ValueError(f"{path} is damaged or not the published file: its sha256 is not {expected}")
 
 
 def find_card(cards: Mapping[str, Card], name: str, kind: str) -> Card:
     """Return the card called ``name``, or a card for a local path; raises ValueError that lists the known names."""
     if name in cards:
-        return cards[name]
+        return replace(cards[name], name=f"{kind.lower()}:{name}")
     if Path(name).exists():
         return Card(source=name, files={}, licence="unknown", commercial=False, origin=name, parameters=0)
     raise ValueError(f"{kind} has no card {name!r} and no such path exists; its cards are: {', '.join(cards)}")
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def readable(size: float) -> str:
+    """Return bytes as people write them: ``1.3 GB``."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+def hub_cache() -> Path:
+    """Return the folder of the hub's cache, by the rules of huggingface_hub, which need not be imported for it."""
+    loaded = sys.modules.get("huggingface_hub.constants")
+    if loaded is not None:
+        return Path(loaded.HF_HUB_CACHE)
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or Path(home) / "hub"
+    return Path(os.path.expandvars(named)).expanduser()
+
+
+def own_cache() -> Path:
+    """Return the folder for what is downloaded from elsewhere than the hub: ``XMODAL_CACHE``, else ``~/.cache/xmodal``."""
+    named = os.environ.get("XMODAL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "xmodal"
+    return Path(named).expanduser()
+
+
+def instead(name: str) -> str:
+    """Return the file that may stand for ``name``: the same weights in the older form."""
+    path = Path(name)
+    return str(path.with_name(INSTEAD.get(path.name, path.name)))
+
+
+def _holds(folder: Path, pattern: str) -> bool:
+    return next(folder.glob(pattern), None) is not None

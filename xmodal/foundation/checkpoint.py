@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CLAIM = 64  # times its size on disk that a file's tensors may be: weights that are shared, or repeated along an axis
 
 
 def read_pickle(path: Path, origin: str) -> Any:
@@ -26,24 +28,49 @@ def read_pickle(path: Path, origin: str) -> Any:
 
     ``origin`` tells in messages where a good file comes from. Raises FileNotFoundError or ValueError.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: give the path of a weight file from {origin}")
+    _check_is_file(path, f"give the path of a weight file from {origin}")
     try:
+        _check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} cannot be read as a PyTorch file ({reason}): fetch it again from {origin}") from error
+    except Exception as error:  # bytes of others: whatever goes wrong in reading them is the file's fault
+        raise ValueError(f"{path} cannot be read as a PyTorch file ({_reason(error)}): fetch it again from {origin}") from error
 
 
 def read_tensors(path: Path, origin: str) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file; raises FileNotFoundError or ValueError."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: get it from {origin}")
+    _check_is_file(path, f"get it from {origin}")
     try:
         return load_file(path)
-    except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
-        reason = f"{type(error).__name__}: {error}"
+    except Exception as error:
+        reason = f"{type(error).__name__}: {_reason(error)}"
         raise ValueError(f"{path} is damaged or not a safetensors file ({reason}): get it again from {origin}") from error
+
+
+def _check_is_file(path: Path, mend: str) -> None:
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is no ordinary file" if path.exists() else "does not exist"
+        raise FileNotFoundError(f"{path} {what}: {mend}")
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse a zip archive that unpacks to more than it is; PyTorch itself never compresses."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > path.stat().st_size:
+            raise ValueError(f"{path.stat().st_size} bytes would unpack to {unpacked}")
+
+
+def _reason(error: Exception) -> str:
+    """Return one line of what went wrong. PyTorch's advice to load an unsafe file all the same is not passed on."""
+    text = str(error).strip()
+    named = re.search(r"GLOBAL ([\w.]+)", text)
+    if isinstance(error, pickle.UnpicklingError) and named:
+        return f"it holds {named[1]}, which is no plain data, and nothing in a file is executed"
+    first = (text.rpartition("WeightsUnpickler error: ")[2].splitlines() or [""])[0].strip()
+    if "weights_only" in first:
+        return "it is of a form that could only be read by executing it"
+    return first[:200] or type(error).__name__
 
 
 def only_tensors(content: Any, path: Path, key: str | None = None) -> dict[str, Tensor]:
@@ -53,6 +80,11 @@ def only_tensors(content: Any, path: Path, key: str | None = None) -> dict[str, 
         place = f" below {key!r}" if key else ""
         found = ", ".join(sorted(map(str, content))[:6]) if isinstance(content, Mapping) else f"a {type(content).__name__}"
         raise ValueError(f"{path} holds no tensors by name{place} (found {found or 'nothing'}): give an unmodified weight file")
+    claimed = sum(value.numel() * value.element_size() for value in state.values())
+    if path.is_file() and claimed > CLAIM * path.stat().st_size:
+        raise ValueError(
+            f"{path} has {path.stat().st_size} bytes, but its tensors claim {claimed}: give an unmodified weight file"
+        )
     return {str(name): value for name, value in state.items()}
 
 
@@ -82,7 +114,7 @@ def read_folder(folder: Path, origin: str) -> tuple[dict[str, Any], dict[str, Te
         raise FileNotFoundError(f"{path} does not exist: the folder holds {CONFIG} and {WEIGHTS}, copy both from {origin}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): get it again from {origin}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} holds a {type(config).__name__}, but expected an object with the model's sizes")

@@ -6,13 +6,16 @@ It is trained on rendered pictures only, never on generated ones, and shares no 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal.foundation.base import Card, ImageEncoder, find_card
+from xmodal.frozen import Frozen
 
 
 class PictureTaggerModel(nn.Module):
@@ -59,14 +62,32 @@ class PictureTagger(ImageEncoder):
         self.model.requires_grad_(False)
         self.dim, self.image_size = self.model.dim, 64
 
+    @classmethod
+    def from_model(cls, model: PictureTaggerModel) -> Self:
+        """Build from a model in memory, which is frozen in place."""
+        tagger = cls.__new__(cls)
+        ImageEncoder.__init__(tagger)
+        tagger.model, tagger.dim, tagger.image_size = model, model.dim, 64
+        return tagger
+
     def _logits(self, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if pixels.shape[-2:] != (self.image_size, self.image_size):
             pixels = F.interpolate(pixels, (self.image_size, self.image_size), mode="bilinear", antialias=True)
-        return self.model(pixels)
+        embedding, logits = self.model(pixels.to(next(self.model.parameters()).dtype))
+        return embedding.float(), {name: rows.float() for name, rows in logits.items()}
 
     def embed(self, inputs: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, 128), not normalised."""
         return self._logits(inputs)[0]
+
+    @property
+    def labels(self) -> list[str]:
+        """The things that it can name."""
+        return self.model.groups["thing"]
+
+    def class_logits(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> logits of ``labels`` (B, N), one of which is right."""
+        return self._logits(pixels)[1]["thing"]
 
     def tag(self, pixels: Tensor) -> dict[str, list[str]]:
         """The most likely label of every group for each picture."""
@@ -81,6 +102,11 @@ def save(model: PictureTaggerModel, folder: Path) -> None:
     config = {"groups": model.groups, "width": model.width, "dim": model.dim}
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     save_file({k: v.to(torch.float16).contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+
+
+def tiny() -> dict[str, Callable[[], Frozen]]:
+    """A random instance, for tests."""
+    return {"PictureTagger": lambda: PictureTagger.from_model(PictureTaggerModel({"thing": ["bell", "drum"]}, width=8, dim=12))}
 
 
 CARDS = {

@@ -1,0 +1,300 @@
+"""Every registered tower keeps the promises of its base class, shown on the small instance of its file's tiny().
+
+Nothing is listed here: a new file is tested by existing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from xmodal import registry
+from xmodal.foundation import base
+from xmodal.foundation.base import (
+    AudioEncoder,
+    AudioGenerator,
+    Encoder,
+    ImageEncoder,
+    ImageGenerator,
+    Prior,
+    TextEncoder,
+    Vocoder,
+)
+from xmodal.frozen import Frozen
+
+SENTENCES = ["rain", "a dog barks at the gate", "two bells", "rain on a tin roof at night"]
+SECONDS = 1.1  # the shortest sound that every encoder hears
+TOLERANCE = 2e-5
+
+
+def towers(*contracts: type) -> list[Any]:
+    """Parameters (model, class) of all towers of these contracts; a file that cannot be read becomes a test that says so."""
+    names = {contract.__name__ for contract in contracts}
+    found = []
+    for model in registry.available():
+        try:
+            kinds = registry.listing(model).towers
+        except Exception as error:
+            found.append(pytest.param(model, f"unreadable: {error}", id=model))
+            continue
+        found += [pytest.param(model, kind, id=f"{model}.{kind}") for kind, tower in kinds.items() if tower.contract in names]
+    return found
+
+
+ENCODERS = (AudioEncoder, ImageEncoder, TextEncoder, Encoder)
+GENERATORS = (ImageGenerator, AudioGenerator, Prior, Vocoder)
+
+
+def fresh(model: str, kind: str) -> Any:
+    """A new instance of a tower, with the same weights each time."""
+    module = registry.resolve(model)
+    assert hasattr(module, "tiny"), f"{module.__file__} has no tiny()"
+    factories: dict[str, Callable[[], Frozen]] = module.tiny()
+    assert kind in factories, f"tiny() of {module.__file__} offers {', '.join(factories)}, but no {kind}"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        tower = factories[kind]()
+    assert type(tower).__name__ == kind
+    return tower
+
+
+shared = cache(fresh)
+
+
+def inputs(tower: Any, count: int = 3) -> Any:
+    """Inputs, no two of which are alike."""
+    generator = torch.Generator().manual_seed(3)
+    if isinstance(tower, AudioEncoder):
+        return torch.randn(count, round(SECONDS * tower.sample_rate), generator=generator) * 0.1
+    if isinstance(tower, ImageEncoder):
+        return torch.rand(count, 3, 40, 56, generator=generator)
+    return SENTENCES[:count]
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> None:
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
+
+
+def numbers(tower: Any) -> Tensor:
+    """Something differentiable that the tower computes, from inputs that ask for gradients where it has such inputs."""
+    if isinstance(tower, Encoder):
+        given = inputs(tower, 2)
+        if isinstance(given, Tensor):
+            given.requires_grad_()
+        made = tower.embed(given)
+        return made if not isinstance(given, Tensor) else torch.autograd.grad(made.square().sum(), given)[0]
+    if isinstance(tower, ImageGenerator):
+        token = torch.randn(1, tower.token_dim, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        mean, _ = tower.encode(torch.rand(1, 3, tower.image_size, tower.image_size, generator=torch.Generator().manual_seed(2)))
+        loss = tower.loss(mean, tower.prompt_embeds(["a {}"], token), torch.Generator().manual_seed(4))
+        return torch.autograd.grad(loss, token)[0]
+    if isinstance(tower, Vocoder):
+        mel = torch.randn(1, tower.mel.n_mels, 12, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        return torch.autograd.grad(tower(mel).square().sum(), mel)[0]
+    return generate(tower)
+
+
+def generate(tower: Any, seed: int = 5) -> Tensor:
+    """One short run of a generator, a prior or a vocoder."""
+    random = torch.Generator().manual_seed(seed)
+    options: dict[str, Any] = {"generator": random, "num_inference_steps": 2}
+    if isinstance(tower, Prior):
+        return tower.sample(torch.randn(2, tower.dim, generator=random), **options)  # as projected, not normalised
+    if isinstance(tower, AudioGenerator):
+        return tower.generate(torch.nn.functional.normalize(torch.randn(2, tower.cond_dim, generator=random), dim=-1), **options)
+    if isinstance(tower, ImageGenerator):
+        return tower.generate(tower.prompt_embeds(["a b", "c"]), **options)
+    return tower(torch.randn(2, tower.mel.n_mels, 12, generator=random))
+
+
+# ---- encoders
+
+
+@pytest.mark.parametrize(("model", "kind"), towers(*ENCODERS))
+def test_embeddings_are_what_the_card_says(model: str, kind: str) -> None:
+    tower = shared(model, kind)
+    made = tower.embed(inputs(tower))
+    assert made.dtype == torch.float32
+    assert made.shape == (3, tower.dim)
+    assert made.isfinite().all()
+    assert not torch.equal(made[0], made[1]), "different inputs have the same embedding"
+    card = next(iter(registry.listing(model).cards.values()))
+    unit = (made.norm(dim=-1) - 1).abs().max().item() < 1e-4
+    assert unit == bool(card.normalised), f"the first card says normalised {card.normalised}, norms are {made.norm(dim=-1)}"
+
+
+@pytest.mark.parametrize(("model", "kind"), towers(AudioEncoder))
+def test_tokens(model: str, kind: str) -> None:
+    tower = shared(model, kind)
+    waveform = inputs(tower)
+    made = tower.tokens(waveform)
+    assert made.ndim == 3
+    assert (made.shape[0], made.shape[2]) == (3, tower.width)
+    assert made.isfinite().all()
+    close(tower.tokens(waveform[1:2])[0], made[1])
+    rates = {card.sample_rate for card in registry.listing(model).cards.values()} - {None}
+    assert rates, f"no card of {model} states a sample_rate"
+
+
+@pytest.mark.parametrize(("model", "kind"), towers(*ENCODERS))
+def test_an_embedding_depends_on_its_own_input_alone(model: str, kind: str) -> None:
+    tower = shared(model, kind)
+    batch = inputs(tower, 4)
+    together = tower.embed(batch)
+    close(tower.embed(batch), together, 0)
+    for index in range(4):
+        close(tower.embed(batch[index : index + 1])[0], together[index])
+    close(
+        tower.embed([batch[i] for i in (3, 1, 0, 2)] if isinstance(batch, list) else batch[[3, 1, 0, 2]]), together[[3, 1, 0, 2]]
+    )
+
+
+@pytest.mark.parametrize(("model", "kind"), towers(ImageEncoder))
+def test_pictures_of_any_size(model: str, kind: str) -> None:
+    tower = shared(model, kind)
+    for height, width in ((tower.image_size, tower.image_size), (33, 90), (2 * tower.image_size + 1, 50)):
+        assert tower.embed(torch.rand(1, 3, height, width)).shape == (1, tower.dim)
+
+
+# ---- generators, priors, vocoders
+
+
+@pytest.mark.parametrize(("model", "kind"), towers(*GENERATORS))
+def test_what_is_generated(model: str, kind: str) -> None:
+    tower = shared(model, kind)
+    made = generate(tower)
+    assert made.dtype == torch.float32
+    assert made.isfinite().all()
+    if isinstance(tower, ImageGenerator):
+        assert made.shape == (2, 3, tower.image_size, tower.image_size)
+        assert 0 <= made.min() <= made.max() <= 1
+    elif isinstance(tower, Prior):
+        assert made.shape == (2, tower.dim)
+        close(made.norm(dim=-1), torch.ones(2), 1e-4)
+    else:
+        assert made.ndim == 2
+        assert len(made) == 2
+    assert torch.equal(generate(tower), made), "the same seed gives something else"
+    assert not torch.equal(generate(tower, seed=6), made)
+
+
+# ---- all
+
+
+@pytest.mark.parametrize(("model", "kind"), towers(*ENCODERS, *GENERATORS))
+def test_frozen(model: str, kind: str) -> None:
+    tower = shared(model, kind)
+    parent = nn.ModuleDict({"part": tower, "own": nn.Linear(2, 2)})
+    parent.train()
+    assert not any(module.training for module in tower.modules())
+    assert not any(parameter.requires_grad for parameter in tower.parameters())
+    assert set(parent.state_dict()) == {"own.weight", "own.bias"}
+    parent.load_state_dict(parent.state_dict())
+
+
+@pytest.mark.parametrize(("model", "kind"), towers(*ENCODERS, ImageGenerator, Vocoder))
+def test_gradients_pass_through(model: str, kind: str) -> None:
+    tower = shared(model, kind)
+    gradient = numbers(tower)
+    if isinstance(tower, TextEncoder):
+        assert not gradient.requires_grad  # nothing before it can be trained
+        return
+    assert gradient.isfinite().all()
+    assert gradient.abs().sum() > 0
+
+
+# These mix float32 inputs with weights of another precision: they compute under autocast, but not after a cast.
+FLOAT32_ONLY = {
+    "diffusion_prior.DiffusionPrior", "diffusion_prior.KarloPrior", "diffusion_prior.KandinskyPrior", "diffusion_prior.Linear",
+    "diffusion_prior.MLP", "imagebind.ImageTower", "imagebind.AudioTower", "laion_clap.AudioTower", "pe_av.AudioTower",
+}  # fmt: skip
+
+
+def run(tower: Any) -> Tensor:
+    return tower.embed(inputs(tower, 2)) if isinstance(tower, Encoder) else generate(tower)
+
+
+@pytest.mark.parametrize(("model", "kind"), towers(*ENCODERS, *GENERATORS))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_a_cast_and_back(model: str, kind: str, dtype: torch.dtype) -> None:
+    tower = fresh(model, kind)
+    before = run(tower)
+    assert all(value.dtype == dtype for value in tower.to(dtype).parameters())
+    again = run(tower.to(torch.float32))
+    assert again.dtype == torch.float32
+    assert again.isfinite().all()
+    if dtype == torch.float64:
+        close(again, before)
+
+
+@pytest.mark.parametrize(("model", "kind"), towers(*ENCODERS, *GENERATORS))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_computing_in_another_precision(model: str, kind: str, dtype: torch.dtype, request: pytest.FixtureRequest) -> None:
+    if f"{model}.{kind}" in FLOAT32_ONLY:
+        request.applymarker(pytest.mark.xfail(reason="computes in float32 alone", raises=RuntimeError))
+    tower = fresh(model, kind)
+    before, there = run(tower), run(tower.to(dtype))
+    assert there.shape == before.shape
+    assert there.isfinite().all()
+    if isinstance(tower, Encoder):
+        assert torch.cosine_similarity(there.double(), before.double()).min() > 0.9
+
+
+def sizes() -> list[Any]:
+    """Parameters (model, card) of all cards that state a size; a card that a file takes over from another counts once."""
+    found, seen = [], []
+    for model in registry.available():
+        for tag, card in registry.listing(model).cards.items():
+            if card.parameters and card not in seen:
+                found.append(pytest.param(model, tag, id=f"{model}:{tag}"))
+                seen.append(card)
+    return found
+
+
+@pytest.mark.parametrize(("model", "tag"), sizes())
+def test_parameters_of_the_full_size(model: str, tag: str) -> None:
+    card = registry.card(model, tag)
+    if card.shipped:
+        folder = card.find()
+        if folder is None:
+            pytest.skip(f"{model}:{tag} is not shipped yet")
+        assert stored_numbers(folder) >= card.parameters  # buffers are stored, too
+        return
+    module = registry.resolve(model)
+    assert hasattr(module, "build"), f"{module.__file__} has no build()"
+    with torch.device("meta"):
+        built = module.build(tag)
+    assert built is not None, f"the card states {card.parameters} parameters, but build() knows no sizes"
+    assert sum(parameter.numel() for parameter in built.parameters()) == card.parameters
+
+
+def stored_numbers(folder: Any) -> int:
+    """How many numbers lie in a folder's safetensors files, from their headers."""
+    total = 0
+    for path in folder.rglob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        total += sum(torch.Size(entry["shape"]).numel() for name, entry in header.items() if name != "__metadata__")
+    return total
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "kind"), towers(*ENCODERS))
+def test_compiles(model: str, kind: str) -> None:
+    tower = fresh(model, kind)
+    given = inputs(tower, 2)
+    torch._dynamo.reset()
+    close(torch.compile(tower.embed, backend="eager")(given), tower.embed(given))
+
+
+def test_every_contract_is_looped_over() -> None:
+    abstract = {
+        name for name in base.__all__ if isinstance(getattr(base, name), type) and issubclass(getattr(base, name), Frozen)
+    }
+    assert abstract == {kind.__name__ for kind in (*ENCODERS, *GENERATORS)}
