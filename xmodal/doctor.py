@@ -137,6 +137,8 @@ def _card(card: Card, hashes: bool) -> Finding:
             return Finding("weights", card.name, bad, f"missing: {card.place} does not exist", again)
         size = readable(card.size) if card.size else "size unknown"
         gate = ", gated: unknown" if card.repository else ""
+        if card.source.startswith("recipe:"):
+            return Finding("weights", card.name, bad, "not trained yet", f"xmodal fit --config {card.origin}")
         mend = again if card.repository or card.address else f"by hand from {card.origin}, to {card.place}"
         some = "incomplete" if card.place.exists() else "missing"
         return Finding("weights", card.name, bad, f"{some} ({size}, {card.licence}{gate})", mend)

@@ -98,7 +98,11 @@ def check_weights(found: Sequence[Part]) -> None:
     for part in found:
         if part.problem:
             raise ValueError(f"{part.place}: {part.problem}")
-        if not part.card.place.exists() and not part.downloads and ":" not in part.card.source.removeprefix("package:"):
+        if (
+            not part.card.place.exists()
+            and not part.downloads
+            and ":" not in part.card.source.removeprefix("package:").removeprefix("recipe:")
+        ):
             raise FileNotFoundError(f"{part.place}: {part.card.missing()}")
 
 

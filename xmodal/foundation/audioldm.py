@@ -483,11 +483,11 @@ def _cvssp(source: str, parameters: int, channels: tuple[int, ...]) -> Card:
 _S, _M, _L = (128, 256, 384, 640), (192, 384, 576, 960), (256, 512, 768, 1280)
 CARDS: dict[str, Card] = {
     "mini": Card(
-        source="package:audioldm",
+        source="recipe:audioldm",
         files=dict.fromkeys([*_FILES[:4], _FILES[6], "null_embedding.safetensors"]),
         licence="Apache-2.0",
         commercial=True,
-        origin="recipes/miniature",
+        origin="recipes/miniature/audioldm.yaml",
         parameters=0,
         sample_rate=16_000,
         normalised=True,

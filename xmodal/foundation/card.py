@@ -28,7 +28,8 @@ INSTEAD = {
 class Card:
     """Where a model's weights come from, and what they demand.
 
-    ``source`` is a hub id, a path, or ``package:FOLDER`` for weights shipped under ``xmodal/miniature/weights``.
+    ``source`` is a hub id, a path, ``package:FOLDER`` for weights shipped under ``xmodal/miniature/weights``, or
+    ``recipe:FOLDER`` for weights that the recipe named by ``origin`` trains into that place.
     ``files`` maps file names (on the hub also patterns) to their sha256 (``None`` where it is not known). ``options`` are
     constructor options that belong to these weights (token layers, attention heads, ...). ``size`` is the download in
     bytes, 0 where unknown. ``url`` is the address of the one file where ``origin`` is a page about it. ``name``
@@ -86,8 +87,8 @@ class Card:
     @property
     def place(self) -> Path:
         """Where the weights belong on this machine: the package, the hub's cache, this library's cache, or the path itself."""
-        if self.shipped:
-            return WEIGHTS / self.source.removeprefix("package:")
+        if self.shipped or self.source.startswith("recipe:"):
+            return WEIGHTS / self.source.partition(":")[2]
         if Path(self.source).exists():
             return Path(self.source)
         if self.repository:
@@ -131,6 +132,8 @@ class Card:
         start = f"the weights of {self.source!r} are not on this machine ({what}; from {self.origin}; looked at {self.place})"
         if self.shipped:
             return f"{start}: they come with the package, so install it again"
+        if self.source.startswith("recipe:"):
+            return f"{start}: train them with `xmodal fit --config {self.origin}`"
         if self.name and (self.repository or self.address):
             return f"{start}: run `xmodal pull {self.name}`, or give the path as card"
         return f"{start}: download them by hand and give the path as card, or put them where it was looked"

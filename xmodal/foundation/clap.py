@@ -437,10 +437,13 @@ MINI = FrontEnd(16_000, 512, 160, 64, 50.0, 8000.0, 40_000)  # the clips of the 
 
 def build(card: str = "mini") -> nn.Module:
     """A whole ClapModel of a card's sizes with random weights: to train, or to count."""
-    from transformers import ClapConfig, ClapModel
+    import transformers
 
+    if card == "audioldm-text-encoder":
+        return transformers.ClapTextModelWithProjection(transformers.ClapTextConfig(layer_norm_eps=1e-5))
     audio, text, dim, _ = SIZES[_RELEASES[card][1] if card in _RELEASES else card]
-    return ClapModel(ClapConfig(audio_config=audio, text_config={"layer_norm_eps": 1e-5} | text, projection_dim=dim))
+    text = {"layer_norm_eps": 1e-5} | text
+    return transformers.ClapModel(transformers.ClapConfig(audio_config=audio, text_config=text, projection_dim=dim))
 
 
 def tiny() -> dict[str, Callable[[], Frozen]]:
@@ -487,9 +490,8 @@ def _published(source: str, sizes: str, licence: str, commercial: bool, rate: in
 
 CARDS: dict[str, Card] = {
     "mini": Card(
-        source="package:clap", licence="Apache-2.0", commercial=True, origin="recipes/miniature", parameters=SIZES["mini"][3],
-        files=dict.fromkeys((CONFIG, WEIGHTS, PREPROCESSOR, "tokenizer.json", "tokenizer_config.json")),
-        dim=128, sample_rate=16_000, normalised=True,
+        "recipe:clap", dict.fromkeys((CONFIG, WEIGHTS, PREPROCESSOR, "tokenizer.json", "tokenizer_config.json")), "Apache-2.0", True,
+        "recipes/miniature/clap.yaml", SIZES["mini"][3], 128, 16_000, normalised=True,
     ),
     **{name: _published(*facts) for name, facts in _RELEASES.items()},
     "audioldm-text-encoder": Card(

@@ -245,7 +245,7 @@ def _card(name: str) -> Card:
 
 def _folder(card: Card, local_files_only: bool) -> Path:
     """Find the transformers folder of a card."""
-    if not (card.source.startswith("package:") or Path(card.source).exists()):
+    if not (card.source.startswith("recipe:") or Path(card.source).exists()):
         return _hub_folder(card.source, WEIGHTS, local_files_only)
     folder = card.folder()
     if not (folder / CONFIG).is_file():
@@ -492,7 +492,7 @@ _RELEASES: dict[str, Any] = {
 }
 CARDS: dict[str, Card] = {
     "mini": Card(
-        source="package:clip", licence="Apache-2.0", commercial=True, origin="recipes/miniature", parameters=1_554_177,
+        source="recipe:clip", licence="Apache-2.0", commercial=True, origin="recipes/miniature/clip.yaml", parameters=1_554_177,
         files=dict.fromkeys((CONFIG, WEIGHTS[0], PREPROCESSOR, "tokenizer.json", "tokenizer_config.json")),
         dim=128, image_size=64, mean=MEAN, std=STD, normalised=False,
     ),

@@ -476,6 +476,7 @@ CARDS: dict[str, Card] = {
     "huge": Card(
         source="imagebind_huge.pth",
         files={"imagebind_huge.pth": None},
+        url="https://dl.fbaipublicfiles.com/imagebind/imagebind_huge.pth",
         licence="CC-BY-NC-SA-4.0",
         commercial=False,
         origin=ORIGIN,

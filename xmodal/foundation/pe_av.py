@@ -404,9 +404,12 @@ def _tiny_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]")
 
 
+FILES = ("config.json", "*.json", "*.safetensors", "*.txt")
+
+
 def _hub(name: str, parameters: int = 0, dim: int | None = None, frames: int = 1) -> Card:
     return Card(
-        source=f"facebook/{name}", files={"config.json": None}, licence="Apache-2.0", commercial=True,
+        source=f"facebook/{name}", files=dict.fromkeys(FILES), licence="Apache-2.0", commercial=True,
         origin=f"https://huggingface.co/facebook/{name}", parameters=parameters, dim=dim, sample_rate=SAMPLE_RATE,
         normalised=False, options={"frames": frames},
     )  # fmt: skip

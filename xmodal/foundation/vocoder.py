@@ -362,11 +362,11 @@ def _nvidia(source: str, mel: str, rate: int, parameters: int, network: Mapping[
 
 HIFIGAN: dict[str, Card] = {
     "mini": Card(
-        source="package:vocoder",
+        source="recipe:vocoder",
         files={"config.json": None, "model.safetensors": None},
         licence="Apache-2.0",
         commercial=True,
-        origin="recipes/miniature",
+        origin="recipes/miniature/vocoder.yaml",
         parameters=0,
         sample_rate=16_000,
         options={"mel": "miniature"},
