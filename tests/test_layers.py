@@ -15,7 +15,7 @@ MODALITIES = ("audio2image", "vision2audio", "text2audio")
 ALLOWED: dict[str, set[str]] = {
     "__init__": {"registry", "routes"},
     "__main__": {"", "registry", "routes", "cli", "task", "miniature"}
-    | {"parts", "licences", "pull", "importer", "doctor", "extraction", "evaluation", "report"},
+    | {"parts", "licences", "pull", "importer", "doctor", "data", "extraction", "evaluation", "report"},
     "cli": {"task", "registry"},
     "catalogue": {"foundation.card", "frozen"},
     "registry": {"catalogue", "foundation.card"},
@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"data"},
     "metrics": {"metrics", "foundation.base"},
     "miniature": {"miniature", "foundation", "task", "data", "diffusion", "metrics"},
-    **{name: {name, "task", "foundation.base", "diffusion", "data", "metrics"} for name in MODALITIES},
+    **{name: {name, "task", "frozen", "foundation.base", "diffusion", "data", "metrics"} for name in MODALITIES},
 }
 
 

@@ -1,7 +1,7 @@
 """CLAP with HTSAT (Wu et al., arXiv 2211.06687): sounds and sentences in one space, each tower by itself.
 
-The networks are transformers' ClapModel; folders of that layout, LAION's own ``.pt`` files and AudioLDM's text encoder
-load. The front end is our own: differentiable, and without the random crops of the original.
+The networks are transformers' ClapModel; its folders, LAION's own ``.pt`` files and AudioLDM's text encoder load. The front
+end is our own: differentiable, and without the random crops of the original.
 
 Letters: B batch, T samples, N clips, F frames, L tokens in time, d embedding size, w width of the last feature map.
 """
@@ -437,13 +437,12 @@ MINI = FrontEnd(16_000, 512, 160, 64, 50.0, 8000.0, 40_000)  # the clips of the 
 
 def build(card: str = "mini") -> nn.Module:
     """A whole ClapModel of a card's sizes with random weights: to train, or to count."""
-    import transformers
+    import transformers as hf
 
     if card == "audioldm-text-encoder":
-        return transformers.ClapTextModelWithProjection(transformers.ClapTextConfig(layer_norm_eps=1e-5))
+        return hf.ClapTextModelWithProjection(hf.ClapTextConfig(layer_norm_eps=1e-5))
     audio, text, dim, _ = SIZES[_RELEASES[card][1] if card in _RELEASES else card]
-    text = {"layer_norm_eps": 1e-5} | text
-    return transformers.ClapModel(transformers.ClapConfig(audio_config=audio, text_config=text, projection_dim=dim))
+    return hf.ClapModel(hf.ClapConfig(audio_config=audio, text_config={"layer_norm_eps": 1e-5} | text, projection_dim=dim))
 
 
 def tiny() -> dict[str, Callable[[], Frozen]]:
@@ -490,8 +489,8 @@ def _published(source: str, sizes: str, licence: str, commercial: bool, rate: in
 
 CARDS: dict[str, Card] = {
     "mini": Card(
-        "recipe:clap", dict.fromkeys((CONFIG, WEIGHTS, PREPROCESSOR, "tokenizer.json", "tokenizer_config.json")), "Apache-2.0", True,
-        "recipes/miniature/clap.yaml", SIZES["mini"][3], 128, 16_000, normalised=True,
+        "recipe:clap", dict.fromkeys((CONFIG, WEIGHTS, PREPROCESSOR, "tokenizer.json", "tokenizer_config.json")), "Apache-2.0",
+        True, "recipes/miniature/clap.yaml", SIZES["mini"][3], 128, 16_000, normalised=True,
     ),
     **{name: _published(*facts) for name, facts in _RELEASES.items()},
     "audioldm-text-encoder": Card(
