@@ -139,7 +139,7 @@ def report(findings: list[Finding], manifest: Path) -> dict[str, Any]:
     """Counts, histograms and all faults, as plain values for JSON."""
     counts = Counter(fault for finding in findings for fault in finding.faults)
     lengths = [finding.seconds for finding in findings if finding.seconds is not None]
-    histogram = np.histogram(lengths, [*LENGTH_BINS, np.inf])[0] if lengths else []
+    histogram = np.histogram(lengths, [*LENGTH_BINS, np.inf])[0].tolist() if lengths else []
     splits: dict[str, dict[str, int]] = defaultdict(lambda: {"clips": 0, "usable": 0})
     for finding in findings:
         splits[finding.split or "(none)"]["clips"] += 1

@@ -55,7 +55,7 @@ class Manifest(Sequence[Row]):
             self._lines: list[bytes] | None = [json.dumps(row).encode() for row in _csv_rows(self.path)]
             self._numbers = np.arange(len(self._lines))
             if split is not None:
-                self._numbers = np.array([n for n in self._numbers if self[n].split in ("", split)], np.int64)
+                self._numbers = np.array([n for n in self._numbers if self[int(n)].split in ("", split)], np.int64)
         else:
             self._lines = None
             self._index(split)
@@ -128,8 +128,12 @@ class Manifest(Sequence[Row]):
             raise ValueError(f"{place}: {error}: start and duration are seconds") from error
         return Row(
             id=name,
-            **{key: self._inside(fields.get(key), place) for key in ("audio", "image", "video")},
-            **{key: str(fields.get(key) or "") for key in ("text", "label", "split")},
+            audio=self._inside(fields.get("audio"), place),
+            image=self._inside(fields.get("image"), place),
+            video=self._inside(fields.get("video"), place),
+            text=str(fields.get("text") or ""),
+            label=str(fields.get("label") or ""),
+            split=str(fields.get("split") or ""),
             start=start,
             duration=duration,
         )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from xmodal.data.image import load_image, resize
 from xmodal.data.manifest import Manifest, Row
 from xmodal.data.video import load_frames
 from xmodal.data.window import window
+
+if TYPE_CHECKING:
+    from xmodal.task import Feature
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 INPUTS = ("waveform", "pixels")
@@ -191,7 +194,7 @@ class PairedMedia(LightningDataModule):
 
     def _cached(self, rows: Sequence[Row], crop: str) -> PairedMediaSet:
         task = self.trainer.lightning_module if self.trainer is not None else None
-        features = getattr(task, "frozen_features", dict)()
+        features: dict[str, Feature] = getattr(task, "frozen_features", dict)()
         if task is not None:
             task.feature_dtype = self.cache_dtype  # type: ignore[assignment]
         found: list[tuple[FeatureStore, list[str]]] = []
@@ -243,7 +246,7 @@ def decoders() -> str:
     return f"av {av.__version__}, libsndfile {soundfile.__libsndfile_version__}, pillow {PIL.__version__}"
 
 
-def _as_is(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+def _as_is(batch: Any) -> Any:
     """``__getitems__`` collates by itself."""
     return batch
 

@@ -137,11 +137,10 @@ def vggsound(source: Path, found: Found) -> Iterator[Row]:
                 raise ValueError(f"{table}:{number}: expected id, start seconds, label, train or test; found {fields}")
             identity, start, label, split = fields
             name = f"{identity}_{int(start):06d}"
-            media = files.get((identity, int(start)))
-            if media is None:
+            if (identity, int(start)) not in files:
                 found.missing.append(name)
                 continue
-            yield {"id": name, **found.media(media), "label": label, "split": split}
+            yield {"id": name, **found.media(files[identity, int(start)]), "label": label, "split": split}
 
 
 def audiocaps(source: Path, found: Found) -> Iterator[Row]:

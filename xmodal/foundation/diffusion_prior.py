@@ -226,7 +226,7 @@ class _UnCLIP(Prior):
             "encoder_hidden_states": (negative_tokens, tokens),
             "attention_mask": (negative_mask, mask),
         }
-        tables = {name: _stack(name, *pair, scale > 1) for name, pair in pairs.items() if pair[1] is not None}
+        tables = {name: _stack(name, empty, asked, scale > 1) for name, (empty, asked) in pairs.items() if asked is not None}
         rows = torch.arange(batch, device=text_embedding.device)
         off, on = rows, rows + batch if scale > 1 else rows
 
@@ -439,7 +439,7 @@ def tiny() -> dict[str, Callable[[], Frozen]]:
     def unclip(kind: type[_UnCLIP]) -> Frozen:
         from diffusers import PriorTransformer, UnCLIPScheduler
 
-        prior = PriorTransformer(**sizes, encoder_hid_proj_type=None)
+        prior: Any = PriorTransformer(**sizes, encoder_hid_proj_type=None)
         prior.clip_std.data.fill_(1.0)
         return kind.from_parts(prior, UnCLIPScheduler(prediction_type="sample", clip_sample_range=5.0))
 
@@ -462,7 +462,8 @@ def build(card: str) -> nn.Module:
         return PriorNetwork(PriorConfig(**options["network"]))
     from diffusers import PriorTransformer
 
-    return PriorTransformer(**options["prior"])
+    network: nn.Module = PriorTransformer(**options["prior"])  # type: ignore[assignment]
+    return network
 
 
 def _laion(source: str, file: str, licence: str, commercial: bool, parameters: int, size: int, **network: int) -> Card:

@@ -18,7 +18,8 @@ class Clips(Dataset[dict[str, Any]]):
     """``count`` clips of one split, rendered when asked for.
 
     Each item holds ``clip`` (its number) and what ``parts`` names: ``pixels`` float32 (3, 64, 64) in [0, 1],
-    ``waveform`` float32 mono (40000,) at 16 kHz, ``caption`` str (a new one at every reading), ``name`` of the thing,
+    ``waveform`` float32 mono (40000,) at 16 kHz, ``caption`` str (a new one at every reading), ``full_caption`` str with all
+    attributes, ``heard_caption`` and ``full_heard_caption`` likewise of what a mono sound tells, ``name`` of the thing,
     ``attributes`` float32 (24,): thing, size and count as a multi-hot vector, and ``factors`` int64 (6,): the number of
     each factor's value, in the order of :data:`world.FACTORS`.
     """
@@ -44,6 +45,15 @@ class Clips(Dataset[dict[str, Any]]):
     def _caption(self, clip: world.Clip) -> str:
         return world.random_caption(clip, np.random.default_rng([clip.seed, 3, self.readings]))
 
+    def _full_caption(self, clip: world.Clip) -> str:
+        return world.caption(clip)
+
+    def _heard_caption(self, clip: world.Clip) -> str:
+        return heard_caption(clip, np.random.default_rng([clip.seed, 4, self.readings]))
+
+    def _full_heard_caption(self, clip: world.Clip) -> str:
+        return heard_caption(clip)
+
     def _name(self, clip: world.Clip) -> str:
         return clip.thing
 
@@ -52,6 +62,14 @@ class Clips(Dataset[dict[str, Any]]):
 
     def _attributes(self, clip: world.Clip) -> Tensor:
         return torch.from_numpy(_multi_hot(clip))
+
+
+def heard_caption(clip: world.Clip, rng: np.random.Generator | None = None) -> str:
+    """Say what a mono sound tells: "the sound of two large bells"; with ``rng`` attributes may be missing, and nouns vary."""
+    attributes = tuple(name for name in ("count", "size") if rng is None or rng.random() < 0.6)
+    noun = world.SYNONYMS.get(clip.thing, "") if rng is not None and rng.random() < 0.25 else ""
+    prefix = "the sound of " if rng is None or rng.random() < 0.7 else ""
+    return prefix + world.caption(clip, attributes, noun)
 
 
 LABELS = (*world.THINGS, *world.SIZES, *(str(count) for count in world.COUNTS))

@@ -1,0 +1,317 @@
+"""Picture or text in, sound out, with diffusers' call conventions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xmodal.data.image import load_image, resize
+from xmodal.data.video import load_frames
+from xmodal.diffusion.sampling import Generators, Scheduler, sample, with_guidance
+from xmodal.foundation.base import Encoder, ImageEncoder, Prior, TextEncoder, Vocoder
+from xmodal.text2audio.unet import MelNetwork
+
+Query = Literal["image", "text", "prior"]
+Asked = Any
+"""Text, a picture's or video's path, pixels (3, H, W) in [0, 1] as tensor or array (H, W, 3), or a Pillow picture."""
+
+OUTPUT_TYPES = ("np", "pt")
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+VIDEOS = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif"}
+KARRAS_WITH_COSINE = (
+    "use_karras_sigmas with the cosine schedule (squaredcos_cap_v2) samples worse than fewer steps without them: "
+    "set use_karras_sigmas to False, or use_lu_lambdas to True"
+)
+
+
+@dataclass
+class CLIPSonicOutput:
+    """``audios``: float32 (N, T) in [-1, 1] at ``sampling_rate`` (Hz), array or tensor by ``output_type``.
+
+    ``mels`` (N, M, L) are the log-mels they were made from, ``embeddings`` (N, d) the unit vectors that entered the
+    generator. Sounds of one query stand together, in the order of the queries.
+    """
+
+    audios: Any
+    sampling_rate: int
+    mels: Tensor
+    embeddings: Tensor
+
+
+class CLIPSonicPipeline:
+    """Call it with a text, a picture, a video, or a list of one of these kinds.
+
+    Args:
+        encoder: what the generator was trained with.
+        generator: answers noisy spectrograms.
+        vocoder: turns spectrograms into sound; ValueError if its kind of mel is not the generator's.
+        text_encoder: for texts, where ``encoder`` is no text tower itself.
+        prior: from its embeddings to those of ``encoder``.
+        query: default of a call: None takes pictures as pictures, and texts through the prior if there is one.
+        seconds: default length.
+        guided: whether the generator was trained with hidden conditions.
+        prediction_type, beta_schedule, num_train_timesteps: as trained.
+        guidance_scale, num_inference_steps: defaults of a call.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        generator: MelNetwork,
+        vocoder: Vocoder,
+        text_encoder: TextEncoder | None = None,
+        prior: Prior | None = None,
+        query: Query | None = None,
+        seconds: float = 10.0,
+        guided: bool = True,
+        prediction_type: str = "v_prediction",
+        beta_schedule: str = "squaredcos_cap_v2",
+        num_train_timesteps: int = 1000,
+        guidance_scale: float = 3.0,
+        num_inference_steps: int = 25,
+    ) -> None:
+        if generator.mel is None:
+            raise ValueError("the generator does not know its kind of mel: call its bind() first")
+        generator.mel.require(vocoder.mel, "the mel of the generator", "the mel of the vocoder")
+        for name, part in {"text_encoder": text_encoder, "prior": prior}.items():
+            if part is not None and part.dim != encoder.dim:
+                spaces = f"{name} has embeddings of size {part.dim}, but the generator was trained with size {encoder.dim}"
+                raise ValueError(f"{spaces}: take the towers and the prior of one CLIP")
+        self.encoder, self.generator, self.vocoder = encoder, generator.eval(), vocoder
+        self.text_encoder = encoder if isinstance(encoder, TextEncoder) else text_encoder
+        self.prior, self.query, self.seconds, self.guided = prior, query, seconds, guided
+        self.guidance_scale, self.num_inference_steps = guidance_scale, num_inference_steps
+        self._trained = {"prediction_type": prediction_type, "beta_schedule": beta_schedule}
+        self._trained["num_train_timesteps"] = num_train_timesteps  # type: ignore[assignment]
+        self._scheduler = scheduler_for(prediction_type, beta_schedule, num_train_timesteps)
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """Any diffusers scheduler, made by ``Kind.from_config(pipe.scheduler.config)``; DPM-Solver++ unless exchanged."""
+        return self._scheduler
+
+    @scheduler.setter
+    def scheduler(self, scheduler: Scheduler) -> None:
+        check_scheduler(scheduler, self._trained)
+        self._scheduler = scheduler
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parts are."""
+        return next(self.generator.parameters()).device
+
+    def to(self, device: str | torch.device) -> CLIPSonicPipeline:
+        """Move all parts."""
+        for part in (self.encoder, self.generator, self.vocoder, self.text_encoder, self.prior):
+            if part is not None:
+                part.to(device)
+        return self
+
+    def check_inputs(
+        self, seconds: float, num_inference_steps: int, num_waveforms_per_prompt: int, guidance_scale: float, output_type: str
+    ) -> None:
+        """Raise ValueError for the first argument that cannot work."""
+        if not (math.isfinite(seconds) and seconds > 0):
+            raise ValueError(f"audio_length_in_s must be above 0, not {seconds}")
+        for name, number in {
+            "num_inference_steps": num_inference_steps,
+            "num_waveforms_per_prompt": num_waveforms_per_prompt,
+        }.items():
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, not {number}")
+        if guidance_scale > 1 and not self.guided:
+            raise ValueError(f"guidance_scale {guidance_scale} needs a generator trained with condition_dropout above 0")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, not {output_type!r}")
+
+    def kind(self, asked: Asked, query: str | None = None) -> Query:
+        """How a query is read; raises ValueError where this pipeline cannot read it so."""
+        chosen = query or self.query
+        if chosen is None:
+            chosen = "image" if _is_picture(asked) else "text" if self.prior is None else "prior"
+        if chosen not in get_args(Query):
+            raise ValueError(f"query must be one of {', '.join(get_args(Query))}, not {chosen!r}")
+        if chosen == "image" and not isinstance(self.encoder, ImageEncoder):
+            raise ValueError(f"this generator was trained with a {type(self.encoder).__name__}, which sees nothing: ask by text")
+        if chosen != "image":
+            if not isinstance(asked, str):
+                raise ValueError(f"query {chosen} takes texts, got a {type(asked).__name__}: ask by image")
+            if self.text_encoder is None:
+                raise ValueError("this pipeline has no text_encoder: give it the text tower of the CLIP that the generator knows")
+        if chosen == "prior" and self.prior is None:
+            raise ValueError("query prior needs a prior: load with one, see recipes/overlays/clipsonic_pd.yaml")
+        return chosen  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def encode(
+        self,
+        asked: Asked | Sequence[Asked],
+        query: Query | None = None,
+        generator: Generators = None,
+        frames: int = 4,
+        prior_options: Mapping[str, Any] | None = None,
+    ) -> Tensor:
+        """Queries -> unit vectors (B, d) of the space that the generator knows; arguments as in a call."""
+        several = list(asked) if isinstance(asked, (list, tuple)) else [asked]
+        if not several:
+            raise ValueError("there is nothing to make sounds of: give at least one text or picture")
+        kinds = {self.kind(each, query) for each in several}
+        if len(kinds) > 1:
+            raise ValueError(f"one call takes queries of one kind, these are {' and '.join(sorted(kinds))}: call once for each")
+        kind = kinds.pop()
+        if kind == "image":
+            return F.normalize(torch.stack([self._see(each, frames) for each in several]), dim=-1)
+        if self.text_encoder is None:
+            raise ValueError("this pipeline has no text_encoder")
+        text = self.text_encoder.embed([str(each) for each in several])
+        if kind == "prior" and self.prior is not None:
+            options = dict(prior_options or {})
+            if getattr(self.prior, "reads_tokens", False):
+                options["tokens"], options["mask"] = self.text_encoder.states(several)
+            text = self.prior.sample(text, generator=generator, **options)
+        return F.normalize(text.float(), dim=-1)
+
+    def _see(self, asked: Asked, frames: int) -> Tensor:
+        """One picture, or the mean of a video's evenly spaced frames -> (d,)."""
+        size = cast(ImageEncoder, self.encoder).image_size
+        pixels = torch.stack([_square(each, size) for each in _pictures(asked, frames)])
+        return F.normalize(self.encoder.embed(pixels.to(self.device)).float(), dim=-1).mean(0)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: Asked | Sequence[Asked],
+        *,
+        query: Query | None = None,
+        audio_length_in_s: float | None = None,
+        num_waveforms_per_prompt: int = 1,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        frames: int = 4,
+        prior_options: Mapping[str, Any] | None = None,
+        output_type: str = "np",
+        callback_on_step_end: Callable[[int, int], None] | None = None,
+    ) -> CLIPSonicOutput:
+        """Make ``num_waveforms_per_prompt`` sounds of every query.
+
+        Args:
+            prompt: text, picture or video (see `Asked`), or a list of them. A string is a path if such a file exists or it
+                ends like a picture or a video, else a text.
+            query: ``image``, ``text`` (its embedding as it is) or ``prior``; default as constructed.
+            audio_length_in_s: seconds; any length, but the generator has learnt only that of its training.
+            guidance_scale: at most 1 asks the generator once a step instead of twice.
+            generator: one for the whole call, or one for each sound, which then depends on nothing else in the call.
+            frames: of a video, evenly spaced, whose embeddings are averaged.
+            prior_options: of ``Prior.sample``: candidates, num_inference_steps.
+            callback_on_step_end: called with (step, number of steps).
+
+        Raises ValueError, or FileNotFoundError for a missing picture, before anything is generated.
+        """
+        steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
+        scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        seconds = self.seconds if audio_length_in_s is None else audio_length_in_s
+        self.check_inputs(seconds, steps, num_waveforms_per_prompt, scale, output_type)
+        several = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
+        repeated = [each for each in several for _ in range(num_waveforms_per_prompt)]
+        if isinstance(generator, (list, tuple)) and len(generator) != len(repeated):
+            raise ValueError(f"{len(generator)} generators for {len(repeated)} sounds: give one for each, or a single one")
+        condition = self._encode_once(several, num_waveforms_per_prompt, query, generator, frames, prior_options)
+        samples = round(seconds * self.vocoder.sample_rate)
+        mel = self.generate(condition, -(-samples // self.vocoder.mel.hop_length), steps, scale, generator, callback_on_step_end)
+        audio = self.vocoder(mel)[:, :samples].clamp(-1, 1)
+        made = audio if output_type == "pt" else audio.cpu().numpy()
+        return CLIPSonicOutput(made, self.vocoder.sample_rate, mel, condition)
+
+    def _encode_once(self, several: list[Asked], times: int, query: Query | None, *options: Any) -> Tensor:
+        """A picture's or text's own embedding is computed once for all its sounds; the prior draws anew for each."""
+        if all(self.kind(each, query) == "prior" for each in several):
+            return self.encode([each for each in several for _ in range(times)], query, *options)
+        return self.encode(several, query, *options).repeat_interleave(times, 0)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        condition: Tensor,
+        frames: int,
+        num_inference_steps: int,
+        guidance_scale: float,
+        generator: Generators = None,
+        callback: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Conditions (B, d) -> log-mels (B, M, frames), float32."""
+        shape = (len(condition), self.generator.n_mels, frames)
+        given = self.generator.prepare(condition)
+        nothing = self.generator.prepare(condition, torch.zeros(len(condition), dtype=torch.bool, device=condition.device))
+        model = with_guidance(self.generator, given, nothing, guidance_scale)
+        made = sample(model, self.scheduler, shape, num_inference_steps, generator, condition.device, callback)
+        return self.generator.denormalise(made.clamp(-1, 1))
+
+
+def scheduler_for(
+    prediction_type: str, beta_schedule: str = "squaredcos_cap_v2", num_train_timesteps: int = 1000, training: bool = False
+) -> Scheduler:
+    """Return the forward process for training, or DPM-Solver++ of order 2 for sampling.
+
+    With epsilon the cosine schedule's first step divides by next to nothing, so the guess is cut to [-1, 1] on the way.
+    """
+    from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+
+    options: Any = {
+        "num_train_timesteps": num_train_timesteps, "beta_schedule": beta_schedule, "prediction_type": prediction_type,
+    }  # fmt: skip
+    if training:
+        return DDPMScheduler(**options)
+    cut = {"thresholding": prediction_type == "epsilon", "sample_max_value": 1.0}
+    return DPMSolverMultistepScheduler(**options, timestep_spacing="trailing", **cut)
+
+
+def check_scheduler(scheduler: Scheduler, trained: Mapping[str, Any]) -> None:
+    """Raise ValueError for a scheduler that is not of the noise that was trained with, or known to do harm."""
+    wrong = {name: scheduler.config.get(name) for name, value in trained.items() if scheduler.config.get(name) != value}
+    if wrong:
+        raise ValueError(
+            f"the scheduler has {wrong}, but the generator was trained with {dict(trained)}: "
+            f"make it by from_config(pipe.scheduler.config)"
+        )
+    if scheduler.config.get("use_karras_sigmas") and trained["beta_schedule"] == "squaredcos_cap_v2":
+        raise ValueError(KARRAS_WITH_COSINE)
+
+
+def _is_picture(asked: Asked) -> bool:
+    if not isinstance(asked, str):
+        return True
+    return Path(asked).suffix.lower() in PICTURES | VIDEOS or (len(asked) < 256 and Path(asked).is_file())
+
+
+def _pictures(asked: Asked, frames: int) -> list[Any]:
+    """A path, a Pillow picture, a tensor or an array -> pictures that `_square` takes."""
+    if isinstance(asked, (str, Path)) and Path(asked).suffix.lower() in VIDEOS:
+        if frames < 1:
+            raise ValueError(f"frames must be at least 1, not {frames}")
+        return list(load_frames(asked, frames))
+    return [asked]
+
+
+def _square(asked: Asked, size: int) -> Tensor:
+    """Pixels (3, size, size) in [0, 1], squeezed as `xmodal.data.PairedMedia` does it."""
+    if isinstance(asked, (str, Path)):
+        return load_image(asked, size, size)
+    if isinstance(asked, Tensor):
+        pixels = asked.detach().float().cpu()
+    else:
+        array = np.asarray(asked.convert("RGB") if hasattr(asked, "convert") else asked)
+        scale = 255 if array.dtype == np.uint8 else 1
+        pixels = torch.from_numpy(array.astype(np.float32) / scale)
+        pixels = pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels
+    if pixels.ndim != 3 or len(pixels) != 3 or not 0 <= pixels.min() <= pixels.max() <= 1:
+        raise ValueError(f"a picture is (3, H, W) in [0, 1] as tensor or (H, W, 3) as array, got {tuple(pixels.shape)}")
+    return pixels if pixels.shape[1:] == (size, size) else resize(pixels, size, size)
