@@ -224,6 +224,7 @@ class TrainDiffusion(ZooTask):
         if self.warm_start:
             text_encoder = CLIPTextModel.from_pretrained(self.output / "text_encoder", dtype=torch.float32)
             unet = UNet2DConditionModel.from_pretrained(self.output / "unet", torch_dtype=torch.float32, low_cpu_mem_usage=False)
+            unet.register_to_config(_name_or_path="")  # what it publishes need not tell where it was read
             return nn.ModuleDict({"text_encoder": text_encoder.train(), "unet": _channels_last(unet.train()), "reader": reader})
         text = CLIPTextConfig(
             vocab_size=len(self.tokenizer),
