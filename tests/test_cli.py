@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,32 @@ def test_nothing_to_resume(recipe: Path) -> None:
     result = xmodal("fit", "--config", "tiny.yaml", "--ckpt_path", "last", cwd=recipe)
     assert result.returncode == 1
     assert "no last.ckpt" in only_line(result)
+
+
+def test_a_run_killed_within_an_epoch_goes_on(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from xmodal import cli
+
+    monkeypatch.chdir(recipe)
+    monkeypatch.setattr(cli, "MINUTE", timedelta(0))
+    monkeypatch.setattr("sys.argv", ["xmodal", "fit", "--config", "tiny.yaml"])
+    main()
+    kept = next(recipe.glob("outputs/tiny/**/last-minute.ckpt"))
+    for other in recipe.glob("outputs/tiny/**/*.ckpt"):
+        if other != kept:
+            other.unlink()  # as if the epoch had not ended
+    resumed = xmodal("fit", "--config", "tiny.yaml", "--ckpt_path", "last", "--vars.steps", "5", cwd=recipe)
+    assert resumed.returncode == 0, resumed.stderr
+    (newest,) = recipe.glob("outputs/tiny/**/last.ckpt")
+    assert torch.load(newest, weights_only=True)["global_step"] == 5
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(recipe: Path) -> None:
+    folder = recipe / "outputs" / "tiny" / "lightning_logs" / "version_0"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").touch()
+    result = xmodal("fit", "--config", "tiny.yaml", "--ckpt_path", "last", cwd=recipe)
+    assert result.returncode == 0, result.stderr
+    assert "starting anew" in result.stderr
 
 
 def test_world(tmp_path: Path) -> None:

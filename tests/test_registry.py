@@ -13,7 +13,7 @@ import pytest
 
 import xmodal
 from tests.tiny import SECTION, TinyTask
-from xmodal import catalogue, registry, routes
+from xmodal import catalogue, generation, registry, routes
 from xmodal.__main__ import run
 from xmodal.foundation.base import Card
 from xmodal.frozen import Frozen
@@ -254,11 +254,11 @@ def test_modality(tmp_path: Path) -> None:
 
 def test_generate_checks_inputs_first(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        list(routes.generate([tmp_path / "none.wav"], "image"))
+        list(generation.generate([tmp_path / "none.wav"], "image"))
     (tmp_path / "a.png").touch()
     with pytest.raises(ValueError, match="is a picture"):
-        list(routes.generate([tmp_path / "a.png"], "image"))
+        list(generation.generate([tmp_path / "a.png"], "image"))
     for name in ("a.wav", "a.mp3"):
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match="same file name"):
-        list(routes.generate([tmp_path / "a.wav", tmp_path / "a.mp3"], "image"))
+        list(generation.generate([tmp_path / "a.wav", tmp_path / "a.mp3"], "image"))

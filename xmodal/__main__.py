@@ -18,34 +18,45 @@ if TYPE_CHECKING:
 LIGHTNING = {
     "fit": "train an adapter from a recipe: xmodal fit --config recipes/miniature/audiotoken.yaml",
     "validate": "losses on the validation data of a recipe",
-    "test": "losses on the test data of a recipe",
+    "test": "losses on the test data of a recipe, and its suite of metrics",
     "predict": "a recipe's predictions",
 }
 COMMERCIAL = "refuse parts whose licence forbids commercial use, or is unknown, before anything loads"
 
 
 def generate(arguments: Sequence[str]) -> None:
-    """Make pictures from sounds."""
+    """Make pictures from sounds, and sounds from pictures, videos and texts."""
     parser = ArgumentParser("xmodal generate", description="Turn each input into another modality, one file per result.")
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="sound or video files, or folders of them")
-    parser.add_argument("--to", required=True, choices=["image"], help="what to make")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders of them, or texts; a .txt has one per line")
+    parser.add_argument("--to", required=True, choices=["image", "audio"], help="what to make")
     parser.add_argument("-o", "--output", default="outputs/generate", metavar="FOLDER", help="default: %(default)s")
     parser.add_argument("--adapter", metavar="NAME", help="built-in name, folder, hub id or checkpoint (default: by modality)")
     parser.add_argument("-n", "--num", type=_positive, default=1, metavar="N", help="results per input (default: 1)")
     parser.add_argument("--steps", type=_positive, metavar="N", help="denoising steps (default: the adapter's own)")
     parser.add_argument("--guidance", type=float, metavar="G", help="classifier-free guidance (default: the adapter's own)")
-    parser.add_argument("--prompt", metavar="TEXT", help="template with one {}, the place of the sound")
-    parser.add_argument("--negative-prompt", default="", metavar="TEXT", help="what should not be there")
     parser.add_argument("--seed", type=int, default=0, help="default: 0; each result has its own stream of random numbers")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    parser.add_argument("--resume", action="store_true", help="pass over results that are there already")
     parser.add_argument("--commercial", action="store_true", help=COMMERCIAL)
+    pictures = parser.add_argument_group("to image")
+    pictures.add_argument("--prompt", metavar="TEXT", help="template with one {}, the place of the sound")
+    pictures.add_argument("--negative-prompt", metavar="TEXT", help="what should not be there")
+    sounds = parser.add_argument_group("to audio")
+    sounds.add_argument("--seconds", type=float, metavar="S", help="length (default: the adapter's own)")
+    sounds.add_argument("--query", choices=["image", "text", "prior"], help="how CLIPSonic is asked (default: by input)")
+    sounds.add_argument("--spectrogram", action="store_true", help="a picture of each sound beside it")
     options = vars(parser.parse_args(arguments))
+    for name in {"image": ("seconds", "query", "spectrogram"), "audio": ("prompt", "negative_prompt")}[options["to"]]:
+        if options[name]:
+            parser.error(f"--{name.replace('_', '-')} is of no use with --to {options['to']}")
+    options["audio_length_in_s"] = options.pop("seconds")
     commercial = options.pop("commercial")
+    from xmodal.generation import adapters_for
+    from xmodal.generation import generate as run
     from xmodal.parts import of_adapter
-    from xmodal.routes import generate as run
-    from xmodal.routes import route
 
-    _check(of_adapter(options["adapter"] or route(options["to"])), commercial)
+    for name in adapters_for(options["inputs"], options["to"], options["adapter"]):
+        _check(of_adapter(name), commercial)
     for path in run(**options):
         print(path)
 
@@ -190,28 +201,37 @@ def evaluate(arguments: Sequence[str]) -> None:
     parser.add_argument("--suite", required=True, metavar="SUITE", help="audio2image, vision2audio or text2audio")
     parser.add_argument("--fake", required=True, type=Path, metavar="FOLDER", help="what was made, or a manifest of it")
     parser.add_argument("--real", required=True, type=Path, metavar="FOLDER", help="what is real; a manifest gives labels, too")
+    parser.add_argument(
+        "--also", action="append", default=[], type=_named, metavar="NAME=FOLDER", help="one more row of the table"
+    )
     parser.add_argument("--extractor", metavar="MODEL:CARD", help="an encoder of `xmodal models` (default: the miniature's)")
-    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="of each sound that is judged (default: 10)")
+    for name, what in (("clip", "pictures"), ("clap", "sounds")):
+        text = f"encoder of {what} for scores across modalities; none leaves them out (default: %(default)s)"
+        parser.add_argument(f"--{name}", default=f"{name}:mini", metavar="MODEL:CARD", help=text)
+    parser.add_argument("--seconds", type=_seconds, default=10.0, metavar="S", help="of each sound that is judged (default: 10)")
     parser.add_argument("--allow-bias", action="store_true", help="give the Fréchet distance of too few items, too")
-    parser.add_argument("--draws", type=int, default=1000, metavar="N", help="of the bootstrap; 0: no intervals (default: 1000)")
+    parser.add_argument("--allow-missing", action="store_true", help="judge although made items lack real partners")
+    parser.add_argument("--draws", type=_count, metavar="N", help="of the bootstrap; 0: no intervals (default: 1000, sets 200)")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("outputs/evaluate"), metavar="FOLDER", help="default: %(default)s"
     )
-    options = parser.parse_args(arguments)
+    options = vars(parser.parse_args(arguments))
+    output, options["also"] = options.pop("output"), dict(options["also"])
+    options |= {name: None for name in ("clip", "clap") if options[name] == "none"}
     from xmodal import evaluation
 
-    found = evaluation.evaluate(
-        options.suite, options.fake, options.real, options.extractor, options.seconds, options.allow_bias, options.draws
-    )
+    found = evaluation.evaluate(**options, progress=_progress())
     print("\n".join(evaluation.lines(found)))
-    print(evaluation.write(found, options.output))
+    print(evaluation.write(found, output))
 
 
 def compare(arguments: Sequence[str]) -> None:
     """Compare two evaluations."""
     parser = ArgumentParser("xmodal compare", description="Paired differences (first minus second) of two evaluations.")
-    parser.add_argument("first", type=Path, metavar="FOLDER", help="what `xmodal evaluate -o` wrote")
-    parser.add_argument("second", type=Path, metavar="FOLDER")
+    parser.add_argument(
+        "first", type=Path, metavar="A", help="what `xmodal evaluate -o` wrote: the folder, or one of its results/*.json"
+    )
+    parser.add_argument("second", type=Path, metavar="B")
     options = parser.parse_args(arguments)
     from xmodal.evaluation import differences
 
@@ -249,7 +269,7 @@ def _check(found: Sequence[Part], commercial: bool) -> None:
 
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
-    "generate": (generate, "turn sounds into pictures with a trained adapter"),
+    "generate": (generate, "sounds into pictures; pictures, videos and texts into sounds"),
     **{name: (_lightning, text) for name, text in LIGHTNING.items()},
     "cache": (cache, "compute frozen features once: xmodal cache --config RECIPE; ls, verify, rm"),
     "data": (data, "manifests: prepare them from folders and data sets, audit their clips"),
@@ -322,6 +342,34 @@ def _positive(text: str) -> int:
     if number < 1:
         raise ValueError(text)
     return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError(text)
+    return number
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, _, folder = text.partition("=")
+    if not name or not folder or Path(name).name != name:
+        raise ValueError(text)
+    return name, Path(folder)
+
+
+def _progress() -> Callable[[int, int], None] | None:
+    """A counter on a terminal, nothing in a file."""
+    if not sys.stderr.isatty():
+        return None
+    return lambda done, total: print(f"\r{done} of {total} files", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from argparse import ArgumentError
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from xmodal.task import Task
 
 OUTPUTS = Path("outputs")
+MINUTE = timedelta(minutes=1)
 
 
 class CLI(LightningCLI):
@@ -36,6 +38,8 @@ class CLI(LightningCLI):
             config.trainer.default_root_dir = str(OUTPUTS / _experiment(sys.argv))
         if config.get("ckpt_path") == "last":
             config.ckpt_path = _last_checkpoint(Path(config.trainer.default_root_dir))
+            if config.ckpt_path is None:
+                print("the last run was stopped before its first checkpoint: starting anew", file=sys.stderr)
 
     def after_instantiate_classes(self) -> None:
         """Store the resolved ``model:`` section as text: it travels in every checkpoint."""
@@ -49,7 +53,7 @@ class CLI(LightningCLI):
         given = settings.get("callbacks") or []
         callbacks = given if isinstance(given, list) else [given]
         if settings.get("enable_checkpointing") is not False and not any(isinstance(each, Checkpoint) for each in callbacks):
-            kwargs["callbacks"] = [*callbacks, ModelCheckpoint(save_last=True)]
+            kwargs["callbacks"] = [*callbacks, ModelCheckpoint(save_last=True), _every_minute()]
         return super().instantiate_trainer(**kwargs)
 
 
@@ -109,11 +113,18 @@ def _experiment(arguments: list[str]) -> str:
     return "+".join(Path(path).stem for path in paths) or "run"
 
 
-def _last_checkpoint(root: Path) -> str:
+def _every_minute() -> ModelCheckpoint:
+    """What a killed run goes on from inside an epoch; one file, replaced when the next is complete."""
+    name = "last-minute"
+    return ModelCheckpoint(filename=name, train_time_interval=MINUTE, save_top_k=1, enable_version_counter=False)
+
+
+def _last_checkpoint(root: Path) -> str | None:
+    """The newest checkpoint of an experiment; None where it was stopped before it wrote any."""
     found = sorted(root.glob("**/last*.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not found:
+    if not found and not any(root.glob("**/config.yaml")):
         raise FileNotFoundError(f"there is no last.ckpt under {root} to go on from: give the path with --ckpt_path")
-    return str(found[-1])
+    return str(found[-1]) if found else None
 
 
 def _quieten() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from xmodal.registry import adapters, suggest
 
 # (from, to) -> the built-in adapters that do it, best first.
-ROUTES: dict[tuple[str, str], tuple[str, ...]] = {("audio", "image"): ("audiotoken-mini",)}
+ROUTES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("audio", "image"): ("audiotoken-mini",),
+    ("image", "audio"): ("v2a-mini", "clipsonic-mini"),
+    ("video", "audio"): ("v2a-mini", "clipsonic-mini"),
+    ("text", "audio"): ("clipsonic-mini",),
+}
 SUFFIXES = {
     "audio": {".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac", ".opus", ".aiff", ".aif"},
     "image": {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"},
@@ -65,68 +69,6 @@ def modality(path: str | Path) -> str:
     return "text"
 
 
-def generate(
-    inputs: Sequence[str | Path],
-    to: str,
-    output: str | Path = "outputs/generate",
-    adapter: str | None = None,
-    num: int = 1,
-    steps: int | None = None,
-    guidance: float | None = None,
-    prompt: str | None = None,
-    negative_prompt: str = "",
-    seed: int = 0,
-    device: str = "auto",
-) -> Iterator[Path]:
-    """Make ``num`` results of each input and yield the path of each file as it is written.
-
-    A result depends on its input, its number and ``seed`` alone, not on what else is asked for. Raises ValueError or
-    OSError before anything is computed where inputs are missing or of another kind than the adapter hears.
-    """
-    import torch
-
-    files = _collect(inputs)
-    if len({path.stem for path in files}) < len(files):
-        raise ValueError("two inputs have the same file name: their pictures would replace each other")
-    pipe = pipeline(adapter or route(to)).to(_device(device))
-    folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in files:
-        generators = [torch.Generator().manual_seed(seed + number) for number in range(num)]
-        made = pipe(
-            path,
-            prompt,
-            negative_prompt=negative_prompt,
-            num_images_per_prompt=num,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=generators,
-        )
-        for number, picture in enumerate(made.images):
-            target = folder / (f"{path.stem}.png" if num == 1 else f"{path.stem}-{number + 1}.png")
-            _replace(target, picture.save)
-            yield target
-
-
-def _collect(inputs: Sequence[str | Path]) -> list[Path]:
-    from xmodal.data.audio import list_audio
-
-    for item in inputs:
-        if modality(item) in ("image", "text") and not Path(item).is_dir():
-            if not Path(item).exists():
-                raise FileNotFoundError(f"there is no sound file {str(item)!r}")
-            raise ValueError(f"{item} is a picture, not a sound: there is no way from image to image")
-    return list_audio(inputs)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
@@ -134,10 +76,3 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=["adapter.safetensors", "recipe.yaml", "README.md"]))
     except Exception as error:
         raise OSError(f"{name} is no folder here, and the hub did not give it: {error}") from error
-
-
-def _replace(target: Path, write: Callable[[Path], object]) -> None:
-    """Write beside the target and move: a picture that exists is a whole picture."""
-    partial = target.with_name(f".partial-{target.name}")
-    write(partial)
-    partial.replace(target)

@@ -1,0 +1,218 @@
+"""What `xmodal generate` does: inputs of any kind in, files out, each written whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from xmodal.routes import SUFFIXES, modality, pipeline, route
+
+AT_ONCE = 8  # sounds made in one call; each has its own noise, so the number changes nothing but the speed
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One input: its modality, the file (or the text itself), and the stem of what is made of it."""
+
+    modality: str
+    content: Path | str
+    stem: str
+
+
+def generate(
+    inputs: Sequence[str | Path],
+    to: str,
+    output: str | Path = "outputs/generate",
+    adapter: str | None = None,
+    num: int = 1,
+    steps: int | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    spectrogram: bool = False,
+    **options: Any,
+) -> Iterator[Path]:
+    """Make ``num`` results of each input and yield the path of each file as it is written.
+
+    A result depends on its input, its number and ``seed`` alone, not on what else is asked for.
+
+    Args:
+        inputs: files, folders of them, or (for sounds) texts; a .txt file holds one text per line.
+        to: ``image`` or ``audio``.
+        adapter: name, folder, hub id or checkpoint; default: the built-in one for each input's modality.
+        resume: pass over results that are there already.
+        spectrogram: a picture of each sound beside it.
+        **options: of the pipeline's call: ``prompt``, ``negative_prompt``, ``query``, ``audio_length_in_s``; None leaves
+            the adapter's own.
+
+    Raises ValueError or OSError before anything is computed where inputs are missing, no adapter takes them, or the
+    adapter has no such option.
+    """
+    if to not in ("image", "audio"):
+        raise ValueError(f"cannot make {to!r}: image and audio can be made")
+    asked = _sounds(inputs) if to == "image" else _queries(inputs)
+    stems = [each.stem for each in asked]
+    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two inputs have the same file name {twice!r}: their results would replace each other")
+    folder = Path(output)
+    names = {each: adapter or route(to, each.modality) for each in asked}
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {name: value for name, value in options.items() if value is not None}
+    make = _pictures if to == "image" else _waveforms
+    for name in dict.fromkeys(names.values()):
+        pipe = pipeline(name).to(_device(device))
+        for option in options:
+            if option not in signature(type(pipe).__call__).parameters:
+                raise ValueError(f"the adapter {name} has no option {option}: leave it out")
+        mine = [each for each in asked if names[each] == name]
+        targets = {each: [folder / name for name in _names(each, num, "png" if to == "image" else "wav")] for each in mine}
+        if resume:
+            mine = [each for each in mine if not all(path.exists() for path in targets[each])]
+        options_of_call = {**options, "num_inference_steps": steps, "guidance_scale": guidance}
+        for each, made in make(pipe, mine, num, seed, options_of_call):
+            for target, one in zip(targets[each], made, strict=True):
+                yield from _write(target, one, each, spectrogram)
+
+
+def adapters_for(inputs: Sequence[str | Path], to: str, adapter: str | None = None) -> list[str]:
+    """Names of the adapters that `generate` would load; raises as it does where inputs are missing or there is no way."""
+    asked = _sounds(inputs) if to == "image" else _queries(inputs)
+    return list(dict.fromkeys(adapter or route(to, each.modality) for each in asked))
+
+
+def _names(asked: Asked, num: int, suffix: str) -> list[str]:
+    return [f"{asked.stem}.{suffix}" if num == 1 else f"{asked.stem}-{number + 1}.{suffix}" for number in range(num)]
+
+
+def _noise(num: int, seed: int) -> list[Any]:
+    import torch
+
+    return [torch.Generator().manual_seed(seed + number) for number in range(num)]
+
+
+def _pictures(pipe: Any, asked: list[Asked], num: int, seed: int, options: dict[str, Any]) -> Iterator[tuple[Asked, list[Any]]]:
+    for each in asked:
+        made = pipe(each.content, num_images_per_prompt=num, generator=_noise(num, seed), **options)
+        yield each, made.images
+
+
+def _waveforms(pipe: Any, asked: list[Asked], num: int, seed: int, options: dict[str, Any]) -> Iterator[tuple[Asked, list[Any]]]:
+    """Texts and pictures in calls of several; a video alone, for its sound is as long as its pictures."""
+    for kind in dict.fromkeys(each.modality for each in asked):
+        same = [each for each in asked if each.modality == kind]
+        step = 1 if kind == "video" else max(1, AT_ONCE // num)
+        for start in range(0, len(same), step):
+            some = same[start : start + step]
+            given = dict(options)
+            if kind == "video" and "audio_length_in_s" not in given:
+                from xmodal.data.video import video_duration
+
+                given["audio_length_in_s"] = min(video_duration(some[0].content), pipe.seconds)
+            noise = [one for _ in some for one in _noise(num, seed)]
+            made = pipe([str(each.content) for each in some], num_waveforms_per_prompt=num, generator=noise, **given)
+            for index, each in enumerate(some):
+                yield each, [(audio, made.sampling_rate) for audio in made.audios[index * num : (index + 1) * num]]
+
+
+def _write(target: Path, made: Any, asked: Asked, spectrogram: bool) -> Iterator[Path]:
+    """A picture; or a sound, with its spectrogram and the video that it is for, where asked."""
+    if target.suffix == ".png":
+        _replace(target, made.save)
+        yield target
+        return
+    import soundfile
+    import torch
+
+    audio, rate = made
+    waveform = torch.as_tensor(audio)
+    if spectrogram:
+        from xmodal.report import spectrogram as draw
+
+        mono = waveform.float().cpu().reshape(-1, waveform.shape[-1]).mean(0)
+        _replace(target.with_suffix(".png"), draw(mono.numpy()).save)
+        yield target.with_suffix(".png")
+    if asked.modality == "video":
+        from xmodal.data.video import write_soundtrack
+
+        suffix = Path(asked.content).suffix.lower()
+        yield write_soundtrack(
+            asked.content, waveform, rate, target.with_suffix(suffix if suffix in (".mp4", ".mov", ".mkv") else ".mkv")
+        )
+    # The sound comes last: where it is, all of its result is.
+    samples = waveform.float().cpu().numpy()
+    _replace(target, lambda partial: soundfile.write(partial, samples.T, rate, format="WAV"))
+    yield target
+
+
+def _sounds(inputs: Sequence[str | Path]) -> list[Asked]:
+    from xmodal.data.audio import list_audio
+
+    for item in inputs:
+        if modality(item) in ("image", "text") and not Path(item).is_dir():
+            if not Path(item).exists():
+                raise FileNotFoundError(f"there is no sound file {str(item)!r}")
+            raise ValueError(f"{item} is a picture, not a sound: there is no way from image to image")
+    return [Asked("audio", path, path.stem) for path in list_audio(inputs)]
+
+
+def _queries(inputs: Sequence[str | Path]) -> list[Asked]:
+    """Pictures, videos, folders of them, texts, and files with a text on every line."""
+    found: list[Asked] = []
+    for item in map(str, inputs):
+        path = Path(item)
+        if len(item) < 256 and path.is_dir():
+            files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in SUFFIXES["image"] | SUFFIXES["video"]]
+            if not files:
+                raise ValueError(f"there are no pictures or videos in {item}")
+            found += [Asked(modality(file), file, file.stem) for file in files]
+        elif path.suffix.lower() == ".txt":
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            if not any(lines):
+                raise ValueError(f"{item} holds no text: expected one on every line")
+            found += [Asked("text", line, _slug(line)) for line in dict.fromkeys(filter(None, lines))]
+        else:
+            kind = modality(item)
+            if kind == "audio":
+                raise ValueError(f"{item} is a sound: there is no way from audio to audio, give pictures, videos or texts")
+            if kind == "text":
+                if not item.strip():
+                    raise ValueError("a text to make a sound of is empty: say what should be heard")
+                found.append(Asked("text", item, _slug(item)))
+            elif path.is_file():
+                found.append(Asked(kind, path, path.stem))
+            else:
+                raise FileNotFoundError(f"there is no {'picture' if kind == 'image' else kind} {item!r}")
+    return found
+
+
+def _slug(text: str) -> str:
+    """The words of a text as a file name; texts that differ only in the rest of it get a number of their own."""
+    from zlib import crc32
+
+    words = re.sub(r"\W+", "-", text.lower()).strip("-")
+    same = words.replace("-", " ") == text.lower() and len(words) <= 80
+    return words if same else f"{words[:80].strip('-')}-{crc32(text.encode()):08x}".lstrip("-")
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _replace(target: Path, write: Callable[[Path], object]) -> None:
+    """Write beside the target and move: a file that exists is whole."""
+    partial = target.with_name(f".partial-{target.name}")
+    try:
+        write(partial)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
