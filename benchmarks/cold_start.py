@@ -35,6 +35,7 @@ def main() -> None:
             "import xmodal": [sys.executable, "-c", "import xmodal"],
             "xmodal --help": [*xmodal, "--help"],
             "xmodal recipes": [*xmodal, "recipes"],
+            "xmodal models": [*xmodal, "models"],
             "xmodal generate bell.wav --to image": [*xmodal, "generate", "examples/sounds/bell.wav", "--to", "image", "-o", out],
         }
         table = {name: round(seconds(command), 3) for name, command in commands.items()}

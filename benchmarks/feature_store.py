@@ -1,10 +1,11 @@
-"""How fast are cached features read, and what does that give a training?  python benchmarks/feature_store.py [--clips 20000]
+"""How fast are cached features read?  python benchmarks/feature_store.py [--clips 20000]
 
-1. Pooled pairs (768 + 512 float16) read in shuffled batches of 256: our store, one .npy file per clip, a WebDataset tar of
-   .npy members (read by webdataset if it is installed, else by Python's tarfile).
-2. AudioToken in miniature: training steps with features from the store against computing them in every step.
+Pooled pairs (768 + 512 float16) read in batches of 256, shuffled where the format allows it: our store, our whole loader over
+it (from files and from memory), one .npz file per clip, a WebDataset tar of .npy members (read by webdataset if it is
+installed, and by Python's tarfile), litdata if it is installed (in its own order, without workers).
 
-Every ratio compares two numbers of this run. Writes benchmarks/results/feature_store.json.
+Every ratio compares two numbers of this run. Seconds are processor seconds of this process (files come from the page cache),
+which others at work on the machine change little. Writes benchmarks/results/feature_store.json.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import logging
+import os
 import tarfile
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from xmodal.data.features import FeatureStore, Key, Rows
 
 RESULTS = Path(__file__).parent / "results"
 BATCH = 256
@@ -32,20 +34,18 @@ def pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
     return random.standard_normal((count, 768)).astype(np.float16), random.standard_normal((count, 512)).astype(np.float16)
 
 
-def rate(batches: Iterator[int], limit: float = 10.0) -> float:
+def rate(batches: Iterator[int], limit: float = 2.0) -> float:
     """Rows per second of an iterator of batch sizes, for at most ``limit`` seconds."""
-    rows, start = 0, time.perf_counter()
+    rows, start = 0, time.process_time()
     for size in batches:
         rows += size
-        if time.perf_counter() - start > limit:
+        if time.process_time() - start > limit:
             break
-    return rows / (time.perf_counter() - start)
+    return rows / (time.process_time() - start)
 
 
 def reads(count: int) -> dict[str, float]:
     """Rows per second by format."""
-    from xmodal.data.features import FeatureStore, Key
-
     image, sound = pairs(count)
     names = [f"clip {number}" for number in range(count)]
     order = np.random.default_rng(1).permutation(count)
@@ -80,7 +80,52 @@ def reads(count: int) -> dict[str, float]:
                     member.size = content.tell()
                     content.seek(0)
                     tar.addfile(member, content)
-        return {"store": rate(from_store()), "one file per clip": rate(from_files()), **tar_rate(folder / "pairs.tar")}
+        return {
+            "store": rate(from_store()),
+            **loader_rates(rows, names),
+            "one file per clip": rate(from_files()),
+            **tar_rate(folder / "pairs.tar"),
+            **litdata_rate(folder / "litdata", image, sound),
+        }
+
+
+def loader_rates(rows: Rows, names: list[str]) -> dict[str, float]:
+    """Rows per second through the loader that training uses, with ids and labels, in shuffled epochs."""
+    from xmodal.data.loading import Loader, Resident
+    from xmodal.data.manifest import Row
+    from xmodal.data.media import PairedMediaSet
+
+    media = PairedMediaSet([Row(name, label="thing") for name in names], 16000, 1.0, "pad", (8, 8), inputs=(), stored=(rows,))
+
+    def epochs(source: PairedMediaSet | Resident) -> Iterator[int]:
+        loader = Loader(source, BATCH, shuffle=True)
+        while True:
+            for batch in loader:
+                yield len(batch["image"])
+
+    memory = Resident(media, torch.device("cpu"))
+    return {"loader over the store": rate(epochs(media)), "loader over memory": rate(epochs(memory))}
+
+
+def litdata_rate(folder: Path, image: np.ndarray, sound: np.ndarray) -> dict[str, float]:
+    """Rows per second of litdata, written by its own writer in this process: `optimize` starts workers for each run."""
+    try:
+        from litdata import StreamingDataLoader, StreamingDataset
+        from litdata.streaming.writer import BinaryWriter
+    except ImportError:
+        return {}
+    folder.mkdir()
+    writer = BinaryWriter(str(folder), chunk_bytes="64MB")
+    for number in range(len(image)):
+        writer[number] = {"image": image[number], "sound": sound[number]}
+    writer.done()
+    writer.merge()
+
+    def stream() -> Iterator[int]:
+        for batch in StreamingDataLoader(StreamingDataset(str(folder), shuffle=True), batch_size=BATCH, num_workers=0):
+            yield len(batch["image"]) + 0 * len(batch["sound"])
+
+    return {"litdata": rate(stream())}
 
 
 def tar_rate(path: Path) -> dict[str, float]:
@@ -106,70 +151,29 @@ def tar_rate(path: Path) -> dict[str, float]:
         for image, sound in data:
             yield len(torch.as_tensor(image)) + 0 * len(torch.as_tensor(sound))
 
-    return {"tar (webdataset)": rate(web())}
-
-
-def training(clips: int, steps: int) -> dict[str, float]:
-    """Steps per second of AudioToken in miniature, batch 16, with and without the store; seconds of extraction."""
-    from lightning.pytorch import Trainer
-
-    from xmodal.audio2image import AudioToken
-    from xmodal.data.module import PairedMedia
-    from xmodal.extraction import extract
-    from xmodal.foundation.beats import BEATs
-    from xmodal.foundation.stable_diffusion import StableDiffusion
-    from xmodal.miniature.render import render
-
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-
-    def task() -> AudioToken:
-        return AudioToken(BEATs(), StableDiffusion(), seconds=2.5, short="pad")
-
-    def trainer(**options: int) -> Trainer:
-        return Trainer(accelerator="cpu", limit_val_batches=0, **quiet, **options)  # type: ignore[arg-type]
-
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        manifest = render(folder / "world", "train", clips)
-
-        def media(cache: Path | None) -> PairedMedia:
-            return PairedMedia(
-                manifest, seconds=2.5, short="pad", width=64, height=64, crop="loudest", batch_size=16, num_workers=0, cache=cache
-            )
-
-        start = time.perf_counter()
-        extract(task(), media(folder / "cache"), trainer(), splits=("train",))
-        result = {"extraction_clips_per_second": clips / (time.perf_counter() - start)}
-        for name, cache in (("with_store", folder / "cache"), ("computing", None)):
-            part = task()
-            trainer(max_steps=2).fit(part, media(cache))  # warm
-            start = time.perf_counter()
-            trainer(max_steps=steps).fit(part, media(cache))
-            result[f"steps_per_second_{name}"] = steps / (time.perf_counter() - start)
-    return result
+    return {"tar (tarfile)": rate(plain()), "tar (webdataset)": rate(web())}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=20000)
-    parser.add_argument("--training-clips", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=40)
     options = parser.parse_args()
     speeds = reads(options.clips)
-    print(f"rows of 768 + 512 float16 read per second, batches of {BATCH}, {options.clips} clips")
+    print(f"rows of 768 + 512 float16 read per second, batches of {BATCH}, {options.clips} clips, {os.cpu_count()} cores")
     for name, speed in speeds.items():
-        print(f"  {name:<20}{speed:>12,.0f}   store is {speeds['store'] / speed:,.1f} times as fast")
-    steps = training(options.training_clips, options.steps)
-    ratio = steps["steps_per_second_with_store"] / steps["steps_per_second_computing"]
-    print(
-        f"AudioToken in miniature, batch 16: {steps['steps_per_second_with_store']:.2f} steps/s with the store, "
-        f"{steps['steps_per_second_computing']:.2f} computing ({ratio:.2f} times); extraction "
-        f"{steps['extraction_clips_per_second']:.0f} clips/s"
-    )
+        print(f"  {name:<24}{speed:>12,.0f}   store is {speeds['store'] / speed:,.1f} times as fast")
+    for name in ("tar (webdataset)", "litdata"):
+        if name not in speeds:
+            print(f"  {name:<24} not installed")
+    ratios = {name: round(speeds["store"] / speed, 1) for name, speed in speeds.items()}
+    report = {
+        "clips": options.clips,
+        "cores": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 1),
+        "rows_per_second": {name: round(speed) for name, speed in speeds.items()},
+        "store_is_times_as_fast": ratios,
+    }
     RESULTS.mkdir(exist_ok=True)
-    report = {"clips": options.clips, "rows_per_second": speeds, "audiotoken_mini": {**steps, "ratio": ratio}}
     (RESULTS / "feature_store.json").write_text(json.dumps(report, indent=1) + "\n")
 
 

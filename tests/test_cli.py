@@ -179,6 +179,14 @@ def test_a_run_killed_within_an_epoch_goes_on(recipe: Path, monkeypatch: pytest.
     assert torch.load(newest, weights_only=True)["global_step"] == 5
 
 
+def test_the_last_checkpoint_is_the_end_of_training(recipe: Path) -> None:
+    words = ["--vars.steps", "5", "--trainer.val_check_interval", "3", "--trainer.check_val_every_n_epoch", "null"]
+    result = xmodal("fit", "--config", "tiny.yaml", *words, cwd=recipe)
+    assert result.returncode == 0, result.stderr
+    (last,) = recipe.glob("outputs/tiny/**/last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] == 5
+
+
 def test_a_run_killed_before_its_first_checkpoint_starts_anew(recipe: Path) -> None:
     folder = recipe / "outputs" / "tiny" / "lightning_logs" / "version_0"
     folder.mkdir(parents=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from xmodal.data.features import FeatureStore, Shard
+from xmodal.data.loading import Resident
 from xmodal.data.module import PairedMedia
-from xmodal.extraction import extract, listing, remove, verify
+from xmodal.data.stores import listing, remove, verify
+from xmodal.extraction import extract
 from xmodal.foundation.base import AudioEncoder, ImageEncoder
 from xmodal.task import Feature, Task
 
@@ -124,14 +129,17 @@ def store_all(manifest: Path, folder: Path, **options: Any) -> list[str]:
     return extract(Match(Ear(), Eye()), media(manifest, folder, **options), trainer(folder), rows_per_shard=4)
 
 
-def test_cached_and_computed_numbers_are_the_same(manifest: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("resident", ["auto", True, False])
+def test_cached_and_computed_numbers_are_the_same(manifest: Path, tmp_path: Path, resident: Any) -> None:
     report = store_all(manifest, tmp_path / "cache")
     assert [line.split(" in ")[0] for line in report] == [
         "train: heard of 7 clips", "train: colour of 8 clips", "validation: heard of 2 clips", "validation: colour of 2 clips"
     ]  # fmt: skip
     assert "1 unreadable" in report[0]
     cached = Match(Ear(), Eye())
-    trainer(tmp_path).validate(cached, media(manifest, tmp_path / "cache"), verbose=False)
+    data = media(manifest, tmp_path / "cache", device_resident=resident)
+    trainer(tmp_path).validate(cached, data, verbose=False)
+    assert isinstance(data.trainer.val_dataloaders.source, Resident) is bool(resident)
     assert (cached.ear.calls, cached.eye.calls) == (0, 0)
     computed = Match(Ear(), Eye())
     with pytest.warns(UserWarning, match="not all are stored"):
@@ -145,8 +153,6 @@ def test_training_leaves_unreadable_clips_out_and_reads_no_media(manifest: Path,
     for path in tmp_path.glob("*.wav"):
         content = path.stat()
         path.write_bytes(b"\0" * content.st_size)
-        import os
-
         os.utime(path, ns=(content.st_atime_ns, content.st_mtime_ns))  # only the content is gone: nobody may read it
     task = Match(Ear(), Eye())
     trainer(tmp_path, max_epochs=1, limit_val_batches=0).fit(task, media(manifest, tmp_path / "cache"))
@@ -179,6 +185,21 @@ def test_a_random_crop_is_not_stored(manifest: Path, tmp_path: Path) -> None:
     assert "train: colour of 8 clips" in report[1]
 
 
+def test_what_is_read_from_files_cannot_stay_in_memory(manifest: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is read from files: run `xmodal cache` first"):
+        trainer(tmp_path).validate(Match(Ear(), Eye()), media(manifest, None, device_resident=True), verbose=False)
+
+
+def test_what_is_large_is_stored_only_when_asked_for(manifest: Path, tmp_path: Path) -> None:
+    report = store_all(manifest, tmp_path / "cache", cache_limit=1e-6)
+    # 20 tokens of 6 numbers of 2 bytes for 8 readable and unreadable clips; the colours are 3 numbers
+    assert report[0] == (
+        "train: heard take 0.00024 MB a clip, 1.9e-06 GB for 8 clips: more than 1e-06 GB are not stored unasked "
+        "(--data.cache_limit 1 would allow it)"
+    )
+    assert "train: colour of 8 clips" in report[1]
+
+
 def test_listing_verifying_and_removing(manifest: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     store_all(manifest, cache)
@@ -188,6 +209,9 @@ def test_listing_verifying_and_removing(manifest: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no store 'nothing': it holds colour-"):
         remove(cache, "nothing")
     shard = next((cache / rows[1][0]).glob("*.safetensors"))
+    (shard.parent / ".0.safetensors.0123.partial").write_bytes(b"what a killed writer left")
+    assert verify(cache) == []
+    assert not list(cache.rglob("*.partial"))
     shard.write_bytes(shard.read_bytes()[:-2])
     assert len(verify(cache)) == 1
     remove(cache, rows[1][0])
@@ -199,6 +223,63 @@ def test_what_cannot_be_cached_is_said(tmp_path: Path, manifest: Path) -> None:
         extract(Match(Ear(), Eye()), object(), trainer(tmp_path))
     with pytest.raises(ValueError, match="no cache folder: give --data.cache"):
         extract(Match(Ear(), Eye()), media(manifest, None), trainer(tmp_path))
+
+
+KILL = """
+import logging, os, signal, sys, time, warnings
+from pathlib import Path
+from random import Random
+from tests.test_extraction import Ear, Eye, Match, media, trainer
+from xmodal.extraction import extract
+
+warnings.filterwarnings("ignore")
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+folder = Path(sys.argv[1])
+
+def run(cache):
+    began = time.monotonic()
+    extract(Match(Ear(), Eye()), media(folder / "manifest.jsonl", folder / cache), trainer(folder), rows_per_shard=2)
+    return time.monotonic() - began
+
+lasts = [run("whole"), run("again")][1]
+random, kills, tries = Random(0), 0, 0
+while kills < 30 and tries < 200:  # one that was done before its moment does not count
+    tries += 1
+    child = os.fork()
+    if not child:
+        try:
+            run("broken")
+        finally:
+            os._exit(0)
+    time.sleep(random.uniform(0, lasts))
+    os.kill(child, signal.SIGKILL)
+    kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    shards = sorted((folder / "broken").rglob("*.safetensors"))
+    if len(shards) > 40:  # nearly done: take some away, so that the following kills meet something
+        for path in shards[:: random.randint(2, 4)]:
+            path.unlink()
+run("broken")
+print(kills)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="starts thirty extractions by fork: importing torch thirty times would take minutes"
+)
+def test_an_extraction_killed_thirty_times_ends_with_the_same_files(tmp_path: Path) -> None:
+    write_clips(tmp_path, count=60)
+    environment = {"PYTHONPATH": str(Path(__file__).parent.parent), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILL, str(tmp_path)]
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, timeout=600)
+    assert int(done.stdout.split()[-1]) == 30
+
+    def contents(cache: str) -> dict[str, bytes]:
+        files = (path for path in (tmp_path / cache).rglob("*") if path.is_file())
+        return {str(path.relative_to(tmp_path / cache)): path.read_bytes() for path in files}
+
+    assert contents("broken") == contents("whole")
+    assert len(contents("whole")) == 2 * (24 + 6 + 1)  # two features of 48 training and 12 validation clips, and their keys
 
 
 TWO = """
@@ -223,7 +304,9 @@ def test_two_processes_one_killed_then_resumed_give_the_same_store(tmp_path: Pat
 
     def start(cache: str, devices: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, str(script), str(manifest), str(tmp_path / cache), str(devices)]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
 
     assert start("whole", 1).wait(300) == 0
     process = start("broken", 2)
@@ -232,7 +315,8 @@ def test_two_processes_one_killed_then_resumed_give_the_same_store(tmp_path: Pat
         time.sleep(0.01)
     process.kill()
     process.wait()
-    subprocess.run(["pkill", "-9", "-f", str(tmp_path / "broken")], check=False)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # the other rank
     before = sorted((tmp_path / "broken").rglob("*.safetensors"))
     assert before
     for path in before:

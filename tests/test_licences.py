@@ -120,7 +120,7 @@ def test_missing_weights_end_at_once_with_the_command(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     line = error_of(["fit", "--config", recipe, "--model.generator.card", "sd-1.4"], monkeypatch, capsys)
-    names = ("model.generator", "CompVis/stable-diffusion-v1-4", "text_encoder/model.safetensors", "size unknown")
+    names = ("model.generator", "CompVis/stable-diffusion-v1-4", "text_encoder/model.safetensors", "4.26 GB if in float32")
     assert all(words in line for words in names)
     assert "run `xmodal pull stable_diffusion:sd-1.4`" in line
     line = error_of(["fit", "--config", recipe, "--model.generator.card", "sd-9"], monkeypatch, capsys)
@@ -140,7 +140,8 @@ def test_generate_refuses_before_anything_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = str(adapter(tmp_path / "mine", "huge"))
-    words = ["generate", "none.wav", "--to", "image", "--adapter", folder]
+    (tmp_path / "any.wav").touch()
+    words = ["generate", str(tmp_path / "any.wav"), "--to", "image", "--adapter", folder]
     assert "--commercial refuses imagebind:huge" in error_of([*words, "--commercial"], monkeypatch, capsys)
     monkeypatch.setenv("XMODAL_CACHE", str(tmp_path))
     assert "imagebind_huge.pth" in error_of(words, monkeypatch, capsys)
@@ -153,6 +154,28 @@ def test_a_checkpoint_says_its_parts(tmp_path: Path) -> None:
     torch.save({"recipe": (folder / "recipe.yaml").read_text(), "state_dict": {}}, tmp_path / "last.ckpt")
     assert [part.name for part in parts.of_adapter(str(tmp_path / "last.ckpt"))] == ["imagebind:huge"]
     assert parts.of_adapter("no-such-adapter") == []
+
+
+def test_an_adapter_on_the_hub_is_looked_at_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "any.wav").touch()
+    words = ["generate", str(tmp_path / "any.wav"), "--to", "image", "--adapter", "acme/bells", "--commercial"]
+    line = error_of(words, monkeypatch, capsys)
+    assert all(
+        word in line for word in ("'acme/bells'", "recipe.yaml", "https://huggingface.co/acme/bells", "offline", "without")
+    )
+    place = tmp_path / "models--acme--bells"
+    (place / "snapshots").mkdir(parents=True)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("c0ffee")
+    for name in ("adapter.safetensors", "README.md"):
+        (adapter(place / "snapshots" / "c0ffee", "huge") if name[0] == "a" else place / "snapshots" / "c0ffee").joinpath(
+            name
+        ).touch()
+    assert "--commercial refuses imagebind:huge" in error_of(words, monkeypatch, capsys)
 
 
 def test_recipes_show_the_strictest_terms(capsys: pytest.CaptureFixture[str]) -> None:

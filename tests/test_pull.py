@@ -311,3 +311,44 @@ def test_missing_says_file_size_source_and_command() -> None:
     assert "run `xmodal pull acme-ear:big`" in text
     assert find_card({"big": replace(CARD, name="")}, "big", "Acme-Ear").name == "acme-ear:big"
     assert [readable(size) for size in (5, 1500, 2_000_000, 1.34e9)] == ["5 B", "1.5 kB", "2 MB", "1.34 GB"]
+
+
+# ---- adapters by hub id
+
+
+def test_an_adapter_is_looked_up_offline(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from xmodal.routes import _download
+
+    def refused(*arguments: Any) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("socket.socket.connect", refused)
+    with pytest.raises(OSError, match=r"'acme/bells' .*recipe.yaml.*huggingface.co/acme/bells.*offline.*without") as caught:
+        _download("acme/bells")
+    assert "\n" not in str(caught.value)
+    place = caches / "hub" / "models--acme--bells"
+    (place / "snapshots" / "c0ffee").mkdir(parents=True)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("c0ffee")
+    assert _download("acme/bells") == place / "snapshots" / "c0ffee"
+
+
+def test_an_adapter_that_the_hub_does_not_give(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from xmodal.routes import _download
+
+    def snapshot_download(repository: str, allow_patterns: list[str], local_files_only: bool) -> str:
+        assert not local_files_only
+        raise ConnectionError("no route\nto host. More of it")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(OSError, match=r"did not give it \(no route to host\)"):
+        _download("acme/bells")
+
+
+def test_a_model_names_the_files_of_what_no_card_names() -> None:
+    (found,) = pull.targets("clip:open_clip:RN50/openai")
+    assert found.repository == "timm/resnet50_clip.openai"
+    (found,) = pull.targets("diffusion_prior:acme/prior")
+    assert list(found.files) == ["prior/*", "prior_scheduler/*", "scheduler/*"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import subprocess
+import sys
 import textwrap
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
@@ -262,3 +264,14 @@ def test_generate_checks_inputs_first(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match="same file name"):
         list(generation.generate([tmp_path / "a.wav", tmp_path / "a.mp3"], "image"))
+
+
+@pytest.mark.parametrize("words", [["models"], ["models", "--json"], ["models", "clip", "vocoder"], ["recipes"]])
+def test_listing_imports_no_heavy_package(words: list[str]) -> None:
+    """Which is what keeps the command below a third of a second: the time itself depends on the machine."""
+    heavy = ("torch", "numpy", "transformers", "diffusers", "lightning", "huggingface_hub", "safetensors", "open_clip")
+    found = f"str([name for name in {heavy!r} if name in sys.modules])"
+    code = f"import sys\nfrom xmodal.__main__ import run\nrun({words!r})\nsys.exit({found})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stdout
+    assert result.stderr.strip() == "[]"

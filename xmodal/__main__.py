@@ -188,11 +188,16 @@ def cache(arguments: Sequence[str]) -> None:
         print("usage: xmodal cache --config RECIPE --data.manifest FILE --data.cache FOLDER [options of xmodal fit]")
         print("       xmodal cache {ls,verify,rm} [STORE] [--folder FOLDER]\n\nSee docs/data.md.")
         return
+    if not arguments[0].startswith("-"):
+        from xmodal.data.stores import manage
+
+        manage(arguments)
+        return
     sys.argv = ["xmodal", *arguments]
     sys.path.append(os.getcwd())  # last, as for fit
     from xmodal.extraction import command
 
-    command(arguments)
+    command()
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -235,12 +240,15 @@ def compare(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     from xmodal.evaluation import differences
 
-    for name, found in differences(options.first, options.second).items():
+    found_all = differences(options.first, options.second)
+    for name, found in found_all.items():
         if isinstance(found, str):
             print(f"{name:<12}not comparable: {found}")
         else:
             verdict = "apart" if found.apart else "not told apart"
             print(f"{name:<12}{found.value:>+12.4g}  [{found.low:+.4g}, {found.high:+.4g}]  {verdict}")
+    if all(isinstance(found, str) for found in found_all.values()):
+        raise SystemExit(1)
 
 
 def _lightning(arguments: Sequence[str]) -> None:

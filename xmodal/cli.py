@@ -13,12 +13,13 @@ from typing import Any
 
 import yaml
 from jsonargparse import set_parsing_settings
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from omegaconf.errors import OmegaConfBaseException
 
 from xmodal.task import Task
+from xmodal.testing import SuiteTest
 
 OUTPUTS = Path("outputs")
 MINUTE = timedelta(minutes=1)
@@ -48,12 +49,16 @@ class CLI(LightningCLI):
         self.model.recipe = yaml.safe_dump(config["model"], sort_keys=False, allow_unicode=True)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Save a ``last.ckpt`` unless the recipe brings its own checkpointing: resuming must need no preparation."""
+        """Save a ``last.ckpt`` unless the recipe brings its own checkpointing, so that resuming needs no preparation; test
+        with the task's suite of metrics.
+        """
         settings = self._get(self.config_init, "trainer")
         given = settings.get("callbacks") or []
         callbacks = given if isinstance(given, list) else [given]
         if settings.get("enable_checkpointing") is not False and not any(isinstance(each, Checkpoint) for each in callbacks):
-            kwargs["callbacks"] = [*callbacks, ModelCheckpoint(save_last=True), _every_minute()]
+            callbacks = kwargs["callbacks"] = [*callbacks, _ToTheEnd(save_last=True), _every_minute()]
+        if self.subcommand == "test" and not any(isinstance(each, SuiteTest) for each in callbacks):
+            kwargs["callbacks"] = [*callbacks, SuiteTest()]
         return super().instantiate_trainer(**kwargs)
 
 
@@ -111,6 +116,15 @@ def _experiment(arguments: list[str]) -> str:
     paths = [value for flag, value in pairs if flag in ("--config", "-c")]
     paths += [word.partition("=")[2] for word in arguments if word.startswith("--config=")]
     return "+".join(Path(path).stem for path in paths) or "run"
+
+
+class _ToTheEnd(ModelCheckpoint):
+    """Also saves when training ends between two validations, so that ``last.ckpt`` is what was trained."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if self.dirpath and not getattr(trainer, "fast_dev_run", False) and self._last_global_step_saved != trainer.global_step:
+            trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
 
 
 def _every_minute() -> ModelCheckpoint:

@@ -1,152 +1,53 @@
-"""`xmodal evaluate`: suites of metrics over two folders, made against real, with intervals, protocol and a report.
-
-A suite says which modality was made and which metrics tell something about it. An extractor is an encoder of the
-registry; where it also classifies (``class_logits`` and ``labels``), the metrics on classes join in.
-"""
+"""`xmodal evaluate`: a suite of metrics over files, made against real, with ceiling and floor, intervals, protocol, a report."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
+from xmodal.judges import Item, Progress, View, collect
+from xmodal.metrics.protocol import Difference, Result, Score, compare
+from xmodal.registry import suggest
+from xmodal.suites import CLAP, CLIP, COLUMNS, METRICS, PAIRED, SUITES, Judges, assemble, results, verdicts
 
-from xmodal.data.audio import CONTAINERS, LIBSNDFILE, load_audio
-from xmodal.data.image import load_image
-from xmodal.data.manifest import read_manifest
-from xmodal.data.window import window
-from xmodal.metrics.frechet import FrechetDistance
-from xmodal.metrics.inception import InceptionScore
-from xmodal.metrics.kernel import KernelDistance
-from xmodal.metrics.kl import KLDivergence
-from xmodal.metrics.prdc import PRDC
-from xmodal.metrics.protocol import Difference, Result, compare
-from xmodal.metrics.tags import TagAccuracy
-from xmodal.registry import load, suggest
-
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-SUITES = {"audio2image": "image", "vision2audio": "audio", "text2audio": "audio"}
-DEFAULTS = {"image": "picture_tagger:mini", "audio": "beats:mini"}
-DISTANCE = {"image": "FID", "audio": "FAD"}
-KERNEL = {"image": "KID", "audio": "KAD"}
-COLUMNS = {
-    "audio2image": ("tag_top1", "FID", "KID", "KL", "IS", "precision", "recall"),
-    "vision2audio": ("tag_top1", "FAD", "KAD", "KL", "IS", "precision", "recall"),
-    "text2audio": ("tag_top1", "FAD", "KAD", "KL", "IS", "precision", "recall"),
-}
-
-
-@dataclass(frozen=True)
-class Item:
-    """One made or real thing: its file, and the label that it should have ("" where unknown)."""
-
-    id: str
-    path: Path
-    label: str = ""
-
-
-@dataclass
-class Features:
-    """Rows of one side, in the items' order; ``logits`` is None where the extractor does not classify."""
-
-    items: list[Item]
-    embedding: Tensor
-    logits: Tensor | None = None
-
-    @property
-    def ids(self) -> list[str]:
-        """The items' names."""
-        return [item.id for item in self.items]
+MADE, CEILING, FLOOR = "made", "real", "shuffled"
 
 
 @dataclass
 class Evaluation:
-    """What a suite found: results by metric, why others are absent, and per item values for the report."""
+    """What a suite found.
 
-    suite: str
-    modality: str
-    results: dict[str, Result]
-    absent: dict[str, str]
-    made: list[Item]
-    real: list[Item]
-    judged: dict[str, str] = field(default_factory=dict)
-
-    def scores(self) -> dict[str, Any]:
-        """Every score by its own name."""
-        return {name: score for result in self.results.values() for name, score in result.scores.items()}
-
-
-class Extractor:
-    """A frozen encoder with the reading of files that it needs.
-
-    ``name`` is MODEL:CARD; ``seconds`` the stretch of a sound that is judged (the loudest window of longer ones).
+    ``rows`` are the results by system and metric: what was made, other systems, the ceiling (the real files, as if they had
+    been made) and the floor (what was made, given to other inputs); the last two for scores of single items only.
+    ``absent`` says why a metric is missing, ``judged`` holds the tagger's verdict by item, ``unmatched`` counts real items
+    that nothing was made for.
     """
 
-    def __init__(self, name: str, modality: str, seconds: float = 10.0) -> None:
-        model, _, card = name.partition(":")
-        tower = "ImageTower" if modality == "image" else "AudioTower"
-        try:
-            self.encoder = load(model, card=card or None)
-        except ValueError as error:
-            if "several towers" not in str(error):
-                raise
-            self.encoder = load(model, card=card or None, tower=tower)
-        needed = "image_size" if modality == "image" else "sample_rate"
-        if not hasattr(self.encoder, needed):
-            raise ValueError(f"{name} does not take {modality}s: choose an encoder that does (`xmodal models`)")
-        self.name, self.modality, self.seconds = name, modality, seconds
-        self.labels: list[str] = list(getattr(self.encoder, "labels", None) or [])
-        self.weights: str = self.encoder.fingerprint()
+    suite: str
+    made: list[Item]
+    real: list[Item]
+    rows: dict[str, dict[str, Result]] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    judged: dict[str, str] = field(default_factory=dict)
+    unmatched: int = 0
 
     @property
-    def preprocessing(self) -> str:
-        """What happens to a file before the encoder."""
-        if self.modality == "image":
-            return f"bicubic to {self.encoder.image_size} x {self.encoder.image_size}"
-        return f"mono, {self.encoder.sample_rate} Hz, loudest {self.seconds:g} s, zero-padded"
+    def modality(self) -> str:
+        """What was made: ``image`` or ``audio``."""
+        return SUITES[self.suite]
 
-    @torch.no_grad()
-    def __call__(
-        self, items: Sequence[Item], batch_size: int = 32, progress: Callable[[int, int], None] | None = None
-    ) -> Features:
-        """Features of files; raises ValueError that names the first file that cannot be read."""
-        embeddings, logits = [], []
-        for start in range(0, len(items), batch_size):
-            inputs = torch.stack([self._read(item.path) for item in items[start : start + batch_size]])
-            embeddings.append(self.encoder.embed(inputs))
-            if self.labels and hasattr(self.encoder, "class_logits"):
-                logits.append(self.encoder.class_logits(inputs))
-            if progress is not None:
-                progress(min(start + batch_size, len(items)), len(items))
-        return Features(list(items), torch.cat(embeddings), torch.cat(logits) if logits else None)
+    @property
+    def results(self) -> dict[str, Result]:
+        """Of what was made, by metric."""
+        return self.rows[MADE]
 
-    def _read(self, path: Path) -> Tensor:
-        if self.modality == "image":
-            return load_image(path, self.encoder.image_size, self.encoder.image_size)
-        rate = self.encoder.sample_rate
-        return window(load_audio(path, rate), round(self.seconds * rate), "pad")
-
-
-def collect(source: Path, modality: str) -> list[Item]:
-    """The items of a folder (id: a file's stem) or of a manifest; raises ValueError or FileNotFoundError where there are none."""
-    suffixes = PICTURES if modality == "image" else LIBSNDFILE | CONTAINERS
-    if source.is_dir():
-        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in suffixes and path.name[0] != ".")
-        items = [Item(path.stem, path) for path in files]
-    else:
-        rows = read_manifest(source)
-        paths = [(row, row.image if modality == "image" else row.audio or row.video) for row in rows]
-        items = [Item(row.id, path, row.label) for row, path in paths if path is not None]
-    if not items:
-        raise ValueError(f"{source} holds no {'pictures' if modality == 'image' else 'sounds'}")
-    if len({item.id for item in items}) < len(items):
-        raise ValueError(f"two files of {source} have the same stem: each item needs a name of its own")
-    return items
+    def scores(self, row: str = MADE) -> dict[str, Score]:
+        """Every score of a row by its own name."""
+        return {name: score for result in self.rows[row].values() for name, score in result.scores.items()}
 
 
 def evaluate(
@@ -156,129 +57,162 @@ def evaluate(
     extractor: str | None = None,
     seconds: float = 10.0,
     allow_bias: bool = False,
-    draws: int = 1000,
-    progress: Callable[[int, int], None] | None = None,
+    draws: int | None = None,
+    progress: Progress | None = None,
+    clip: str | None = CLIP,
+    clap: str | None = CLAP,
+    also: Mapping[str, Path] | None = None,
+    allow_missing: bool = False,
+    split: str | None = None,
+    judges: Judges | None = None,
 ) -> Evaluation:
     """Compare what was made with what is real.
 
     Args:
         suite: a name in ``SUITES``.
-        fake, real: folders, or manifests; items pair by id (the file's stem), and a manifest gives the labels.
-        extractor: MODEL:CARD of an encoder; default the miniature's own.
+        fake, real: folders, or manifests; items pair by id (the file's stem), and a manifest gives labels, texts and inputs.
+        extractor: MODEL:CARD of an encoder, best one that classifies; default the miniature's own.
         seconds: of each sound that is judged.
         allow_bias: give the Fréchet distance also where too few rows make it meaningless.
-        draws: of the bootstrap; 0 leaves the intervals out.
+        draws: of the bootstrap; None is 1,000 for means and 200 for metrics of whole sets, 0 leaves the intervals out.
+        clip, clap: MODEL:CARD of encoders of pictures and of sounds for the scores across modalities; None leaves them out.
+        also: other systems' folders by name, for the same table.
+        allow_missing: judge also where some made items have no real partner, without them where partners are needed.
+        split: of a manifest of real items; None takes all.
+        judges: in memory, in place of those named above.
 
-    Raises ValueError for an unknown suite or unreadable files. Metrics that these data cannot give stand in ``absent``.
+    Raises ValueError for an unknown suite, unreadable files or made items without partner. Metrics that these data cannot
+    give stand in ``absent``, each with its reason.
     """
     if suite not in SUITES:
         raise ValueError(f"there is no suite {suite!r}: {suggest(suite, SUITES)}")
-    modality = SUITES[suite]
-    made, truth = collect(fake, modality), collect(real, modality)
-    labels = {item.id: item.label for item in truth if item.label}
-    made = [Item(item.id, item.path, item.label or labels.get(item.id, "")) for item in made]
-    judge = Extractor(extractor or DEFAULTS[modality], modality, seconds)
-    one, two = judge(truth, progress=progress), judge(made, progress=progress)
-    found = Evaluation(suite, modality, {}, {}, made, truth)
-    stamp = {"extractor": judge.name, "weights": judge.weights, "preprocessing": judge.preprocessing, "draws": draws}
-    for name, measure in _measures(modality, judge, one, two, allow_bias).items():
-        try:
-            found.results[name] = measure().result(**stamp)
-        except (ValueError, RuntimeError) as error:
-            found.absent[name] = " ".join(str(error).split())
-    if two.logits is not None:
-        found.judged = dict(zip(two.ids, (judge.labels[i] for i in two.logits.argmax(1).tolist()), strict=True))
+    truth = collect(real, SUITES[suite], split)
+    systems = {MADE: fake, **dict(also or {})}
+    items = {
+        name: _informed(collect(folder, SUITES[suite]), truth, folder, real, allow_missing) for name, folder in systems.items()
+    }
+    if judges is None:
+        judges = assemble(suite, extractor, clip, clap, seconds, [item.label for item in truth])
+    found = Evaluation(suite, items[MADE], truth)
+    found.unmatched = len({item.id for item in truth} - {item.id for item in found.made})
+    reference = judges.view(truth, real=True, progress=progress)
+    views = {name: judges.view(chosen, progress=progress) for name, chosen in items.items()}
+    for name, view in views.items():
+        found.rows[name], absent = results(judges, reference, view, METRICS[suite], allow_bias, draws)
+        if name == MADE:
+            found.absent = absent
+    paired = [name for name in METRICS[suite] if name in PAIRED and name not in found.absent]
+    for name, view_of in _baselines(views[MADE], reference).items():
+        found.rows[name], _ = results(judges, reference, view_of, paired, allow_bias, draws)
+    found.judged = verdicts(judges, views[MADE])
     return found
 
 
+def shuffled(items: Sequence[Item]) -> list[int]:
+    """For each item the index of another, of another label where no label has more than half of them; always the same."""
+    order = sorted(range(len(items)), key=lambda row: (items[row].label, items[row].id))
+    counts = Counter(item.label for item in items)
+    shift = max(counts.values()) if len(counts) > 1 else max(1, len(items) // 2)
+    other = {row: order[(place + shift) % len(order)] for place, row in enumerate(order)}
+    return [other[row] for row in range(len(items))]
+
+
 def write(found: Evaluation, folder: Path) -> Path:
-    """Write ``results/METRIC.json``, ``summary.json``, ``table.md``, ``table.tex`` and ``report.html``; returns the last."""
+    """Write ``results/METRIC.json``, ``summary.json``, ``table.md``, ``table.tex`` and ``report.html``; returns the last.
+
+    Other rows of the table get their results into ``rows/NAME/results``.
+    """
     from xmodal.report import html, latex, markdown
 
-    for name, result in found.results.items():
-        result.save(folder / "results" / f"{name}.json")
-    scores = {name: [score.value, score.low, score.high] for name, score in found.scores().items()}
-    summary = {"suite": found.suite, "made": len(found.made), "real": len(found.real), "scores": scores, "absent": found.absent}
-    _replace(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    for row, by_metric in found.rows.items():
+        place = folder if row == MADE else folder / "rows" / row
+        for name, result in by_metric.items():
+            result.save(place / "results" / f"{name}.json")
+    scores = {row: {name: [s.value, s.low, s.high] for name, s in found.scores(row).items()} for row in found.rows}
+    counts = {"made": len(found.made), "real": len(found.real), "real_without_made": found.unmatched}
+    content = {"suite": found.suite, **counts, "scores": scores, "absent": found.absent}
     _replace(folder / "table.md", markdown(found, COLUMNS[found.suite]))
     _replace(folder / "table.tex", latex(found, COLUMNS[found.suite]))
-    return _replace(folder / "report.html", html(found))
+    _replace(folder / "summary.json", json.dumps(content, indent=1) + "\n")
+    return _replace(folder / "report.html", html(found, COLUMNS[found.suite]))
 
 
 def differences(first: Path, second: Path) -> dict[str, Difference | str]:
     """Paired differences of all metrics that two evaluations share, or the reason why one cannot be compared.
 
-    Raises FileNotFoundError where a folder holds no results.
+    ``first`` and ``second`` are folders that `write` filled, their ``summary.json``, or two results (``results/KL.json``).
+    Raises FileNotFoundError where there is no result, ValueError for two files of unlike protocols.
     """
+    one, two = (path.parent if path.name == "summary.json" else path for path in (first, second))
+    if ".json" in (one.suffix, two.suffix):
+        return dict(compare(one, two))
     names = []
-    for folder in (first, second):
+    for folder in (one, two):
         files = {path.name for path in (folder / "results").glob("*.json")}
         if not files:
-            raise FileNotFoundError(f"{folder} holds no results: give two folders that `xmodal evaluate` wrote")
+            raise FileNotFoundError(
+                f"{folder} holds no results: give what `xmodal evaluate` wrote, two folders or two files of their results/"
+            )
         names.append(files)
     out: dict[str, Difference | str] = {}
     for name in sorted(names[0] & names[1]):
         try:
-            out.update(compare(first / "results" / name, second / "results" / name))
+            out.update(compare(one / "results" / name, two / "results" / name))
         except ValueError as error:
             out[name.removesuffix(".json")] = str(error)
+    for name in sorted(names[0] ^ names[1]):
+        out[name.removesuffix(".json")] = f"{one if name in names[0] else two} alone holds it"
     return out
 
 
-def _measures(
-    modality: str, judge: Extractor, real: Features, fake: Features, allow_bias: bool
-) -> Mapping[str, Callable[[], Any]]:
-    """The metrics that these features allow, by name, to be computed when called."""
+def lines(found: Evaluation) -> Iterable[str]:
+    """The table that a terminal shows: one line a score, one column a row."""
+    judge = next(iter(found.results.values())).protocol if found.results else None
+    yield f"{found.suite}: {len(found.made)} made, {len(found.real)} real" + (f", judged by {judge.extractor}" if judge else "")
+    if found.unmatched:
+        yield f"for {found.unmatched} of the real items nothing was made"
+    names = list(dict.fromkeys(name for row in found.rows for name in found.scores(row)))
+    yield f"  {'':<16}" + "".join(f"{row:<26}" for row in found.rows).rstrip()
+    for name in names:
+        cells = [found.scores(row).get(name) for row in found.rows]
+        yield f"  {name:<16}" + "".join(f"{'' if cell is None else shown(cell):<26}" for cell in cells).rstrip()
+    if any(result.protocol.small_sample for result in found.results.values()):
+        yield "  from few items: for training logs, not for tables"
+    for name, reason in found.absent.items():
+        yield f"  {name:<16}- {reason}"
 
-    def distance() -> Any:
-        metric = FrechetDistance(fake.embedding.shape[1], store="rows", allow_bias=allow_bias, name=DISTANCE[modality])
-        metric.update(real=real.embedding, ids=real.ids)
-        metric.update(fake=fake.embedding, ids=fake.ids)
-        return metric
 
-    def kernel() -> Any:
-        metric = KernelDistance(scale=100.0)
-        metric.update(real=real.embedding, ids=real.ids)
-        metric.update(fake=fake.embedding, ids=fake.ids)
-        return metric
+def shown(score: Score) -> str:
+    """A value with its interval."""
+    return f"{score.value:.4g}" + ("" if score.low is None else f" [{score.low:.3g}, {score.high:.3g}]")
 
-    def manifold() -> Any:
-        metric = PRDC()
-        metric.update(real=real.embedding, ids=real.ids)
-        metric.update(fake=fake.embedding, ids=fake.ids)
-        return metric
 
-    measures: dict[str, Callable[[], Any]] = {DISTANCE[modality]: distance, KERNEL[modality]: kernel, "PRDC": manifold}
-    if real.logits is None or fake.logits is None:
-        return measures
-    real_logits, fake_logits = real.logits, fake.logits
+def _informed(items: Sequence[Item], real: Sequence[Item], fake: Path, source: Path, allow_missing: bool) -> list[Item]:
+    """The made items with what the real ones know of their clips; ValueError where only some have a partner."""
+    known = {item.id: item for item in real}
+    lost = [item.id for item in items if item.id not in known]
+    if 0 < len(lost) < len(items) and not allow_missing:
+        some = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
+        raise ValueError(
+            f"{len(lost)} of {len(items)} items of {fake} have no partner of that name in {source} ({some}): mend the names, "
+            "or give --allow-missing to leave them out of paired scores"
+        )
+    return [
+        replace(item, label=item.label or other.label, text=item.text or other.text, image=other.image, audio=other.audio)
+        for item in items
+        for other in [known.get(item.id, item)]
+    ]
+
+
+def _baselines(made: View, real: View) -> dict[str, View]:
+    """What the real files, and made ones that belong to other items, would be worth."""
     place = {item_id: row for row, item_id in enumerate(real.ids)}
-    shared = [row for row, item_id in enumerate(fake.ids) if item_id in place]
-    labelled = [row for row, item in enumerate(fake.items) if item.label in judge.labels]
-    classes = sorted({judge.labels.index(fake.items[row].label) for row in labelled}) or list(range(len(judge.labels)))
-
-    def divergence() -> Any:
-        if not shared:
-            raise ValueError("no made item has the name of a real one, so nothing can be paired")
-        metric = KLDivergence()
-        ids = [fake.ids[row] for row in shared]
-        metric.update(real_logits[[place[item_id] for item_id in ids]][:, classes], fake_logits[shared][:, classes], ids=ids)
-        return metric
-
-    def inception() -> Any:
-        metric = InceptionScore()
-        metric.update(fake_logits[:, classes], ids=fake.ids)
-        return metric
-
-    def tags() -> Any:
-        if not labelled:
-            raise ValueError("no made item has a label that the extractor knows: give --real a manifest with labels")
-        metric = TagAccuracy()
-        answers = torch.tensor([classes.index(judge.labels.index(fake.items[row].label)) for row in labelled])
-        metric.update(fake_logits[labelled][:, classes], answers, ids=[fake.ids[row] for row in labelled])
-        return metric
-
-    return {**measures, "KL": divergence, "IS": inception, "tags": tags}
+    found = {}
+    if all(item_id in place for item_id in made.ids):
+        found[CEILING] = real.pick([place[item_id] for item_id in made.ids], made.items)
+    if len(made.items) > 1:
+        found[FLOOR] = made.pick(shuffled(made.items), made.items)
+    return found
 
 
 def _replace(path: Path, text: str) -> Path:
@@ -286,14 +220,3 @@ def _replace(path: Path, text: str) -> Path:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
     return partial.replace(path)
-
-
-def lines(found: Evaluation) -> Iterable[str]:
-    """The table that a terminal shows."""
-    judge = next(iter(found.results.values())).protocol if found.results else None
-    yield f"{found.suite}: {len(found.made)} made, {len(found.real)} real" + (f", judged by {judge.extractor}" if judge else "")
-    for name, score in found.scores().items():
-        interval = "" if score.low is None else f"  [{score.low:.4g}, {score.high:.4g}]"
-        yield f"  {name:<12}{score.value:>12.4g}{interval}"
-    for name, reason in found.absent.items():
-        yield f"  {name:<12}{'-':>12}  {reason}"

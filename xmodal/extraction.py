@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
-from argparse import ArgumentParser
+import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from xmodal.data.features import FeatureStore, stores
+from xmodal.data.features import FeatureStore
 from xmodal.data.manifest import read_manifest
-from xmodal.data.module import PairedMedia, PairedMediaSet
+from xmodal.data.media import PairedMediaSet
+from xmodal.data.module import PairedMedia
 from xmodal.task import Feature, Task
 
 SPLITS = ("train", "validation", "test")
@@ -32,6 +32,7 @@ def extract(task: Task, data: Any, trainer: Trainer, rows_per_shard: int = 256, 
     if not isinstance(data, PairedMedia) or not task.frozen_features():
         kinds = f"{type(task).__name__} on {type(data).__name__}"
         raise ValueError(f"nothing of {kinds} can be cached: the recipe needs xmodal.data.PairedMedia and frozen encoders")
+    warnings.filterwarnings("ignore", message="predict returned None")  # it writes shards
     report = []
     for split in splits:
         crop = data.crop if split == "train" else "loudest"
@@ -42,12 +43,20 @@ def extract(task: Task, data: Any, trainer: Trainer, rows_per_shard: int = 256, 
         for name, feature in task.frozen_features().items():
             store = data.store(feature, crop)
             if store is None:
-                report.append(
-                    f"{split}: {name} depend on a random crop and cannot be stored (--data.crop loudest would allow it)"
-                )
+                why = "a random crop and cannot be stored (--data.crop loudest would allow it)"
+                why = why if crop == "random" else "bucket_seconds and cannot be stored"
+                report.append(f"{split}: {name} depend on {why}")
                 continue
+            store.clean_up()
             clips = data.clip_names(rows, feature.inputs)
             source = Groups(data.media(rows, feature.inputs, crop), clips, store, rows_per_shard)
+            size = source.bytes_per_clip(feature, data.cache_dtype)
+            amount = f"{name} take {size / 1e6:.2g} MB a clip, {size * len(clips) / 1e9:.2g} GB for {len(clips)} clips"
+            if size * len(clips) > data.cache_limit * 1e9:
+                more = f"(--data.cache_limit {-(-size * len(clips) // 10**9)} would allow it)"
+                report.append(f"{split}: {amount}: more than {data.cache_limit:g} GB are not stored unasked {more}")
+                continue
+            rank_zero_info(f"{split}: {amount}")
             loader: DataLoader[Any] = DataLoader(dataset=source, batch_size=None, num_workers=data.num_workers)
             worker = Extractor(feature, store, data.batch_size, data.cache_dtype)
             trainer.predict(worker, loader, return_predictions=False)
@@ -72,6 +81,17 @@ class Groups(Dataset[tuple[int, list[tuple[int, Any]]]]):
         if not list(self.store.missing([names])):
             return names, []
         return names, [(name, self._load(group * self.size + number)) for number, name in enumerate(names)]
+
+    def bytes_per_clip(self, feature: Feature, dtype: torch.dtype) -> int:
+        """What the first readable clip takes in the store; 0 where nothing is left to compute, or readable."""
+        size = self.size
+        if not list(self.store.missing(self.clips[start : start + size] for start in range(0, len(self.clips), size))):
+            return 0
+        item = next((item for item in map(self._load, range(len(self.clips))) if not isinstance(item, str)), None)
+        if item is None:
+            return 0
+        with torch.no_grad():
+            return sum(_storable(value, dtype).nbytes for value in feature.compute(default_collate([item])).values())
 
     def _load(self, index: int) -> dict[str, Any] | str:
         """One clip's media, or the reason why there are none."""
@@ -114,11 +134,8 @@ class Extractor(LightningModule):
         return batch
 
 
-def command(arguments: Sequence[str]) -> None:
-    """`xmodal cache ls | verify | rm`, or `xmodal cache --config RECIPE`, which reads sys.argv as `xmodal fit` does."""
-    if arguments and not arguments[0].startswith("-"):
-        _manage(arguments)
-        return
+def command() -> None:
+    """`xmodal cache --config RECIPE`, which reads sys.argv as `xmodal fit` does."""
     from xmodal.cli import parse_without_running
 
     cli = parse_without_running()
@@ -126,50 +143,6 @@ def command(arguments: Sequence[str]) -> None:
     for line in extract(cli.model, cli.datamodule, cli.trainer):
         if cli.trainer.is_global_zero:
             print(line)
-
-
-def _manage(arguments: Sequence[str]) -> None:
-    parser = ArgumentParser("xmodal cache", description="Feature stores. `xmodal cache --config RECIPE` fills them.")
-    parser.add_argument("what", choices=["ls", "verify", "rm"], help="list, read and compare every byte, remove one")
-    parser.add_argument("store", nargs="?", help="name of the store to remove")
-    parser.add_argument("--folder", type=Path, default=Path("outputs/cache"), help="of the stores (default: outputs/cache)")
-    options = parser.parse_args(arguments)
-    if options.what == "ls":
-        rows = listing(options.folder)
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    elif options.what == "verify":
-        if damaged := verify(options.folder):
-            raise ValueError(f"{len(damaged)} shards are damaged: {'; '.join(damaged)}")
-        print(f"{len(stores(options.folder))} stores are as they were written")
-    elif options.store is None:
-        parser.error("rm needs the name of a store: see xmodal cache ls")
-    else:
-        print(f"removed {remove(options.folder, options.store)}")
-
-
-def listing(folder: Path) -> list[tuple[str, ...]]:
-    """One row for each store below a folder: name, rows, unreadable clips, megabytes, model."""
-    rows: list[tuple[str, ...]] = [("store", "rows", "unreadable", "MB", "model")]
-    for store in stores(folder):
-        size = sum(path.stat().st_size for path in store.root.iterdir())
-        rows.append((store.root.name, str(len(store)), str(len(store.failures())), f"{size / 1e6:.1f}", store.key.model))
-    return rows
-
-
-def verify(folder: Path) -> list[str]:
-    """Return one sentence for each damaged shard below a folder; reads every byte."""
-    return [reason for store in stores(folder) for _, reason in store.verify()]
-
-
-def remove(folder: Path, name: str) -> Path:
-    """Remove one store; raises ValueError for a name that is no store of this folder."""
-    known = {store.root.name: store.root for store in stores(folder)}
-    if name not in known:
-        raise ValueError(f"{folder} has no store {name!r}: it holds {', '.join(known) or 'none'}")
-    shutil.rmtree(known[name])
-    return known[name]
 
 
 def _storable(value: Tensor, dtype: torch.dtype) -> np.ndarray:

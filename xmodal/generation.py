@@ -81,9 +81,10 @@ def generate(
 
 
 def adapters_for(inputs: Sequence[str | Path], to: str, adapter: str | None = None) -> list[str]:
-    """Names of the adapters that `generate` would load; raises as it does where inputs are missing or there is no way."""
-    asked = _sounds(inputs) if to == "image" else _queries(inputs)
-    return list(dict.fromkeys(adapter or route(to, each.modality) for each in asked))
+    """Names of the adapters that `generate` would load, found without a heavy import; raises where there is no way."""
+    if to == "image":
+        return [adapter or route(to)]
+    return list(dict.fromkeys(adapter or route(to, each.modality) for each in _queries(inputs)))
 
 
 def _names(asked: Asked, num: int, suffix: str) -> list[str]:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from xmodal import registry
-from xmodal.foundation.card import Card
+from xmodal.foundation.card import HUB, HUB_ID, Card, locate, offline
+
+ADAPTER = ("adapter.safetensors", "recipe.yaml", "README.md")
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,10 @@ def of_command(arguments: Sequence[str]) -> list[Part]:
 
 
 def of_adapter(name: str) -> list[Part]:
-    """Return the parts of a built-in adapter, of an adapter's folder or of a checkpoint; an unknown name has none."""
+    """Return the parts of a built-in adapter, of an adapter's folder, of a checkpoint or of an adapter on the hub.
+
+    The latter is fetched, for its hub id asks for that; raises FileNotFoundError where it cannot be. An unknown name has none.
+    """
     path = Path(name)
     if path.is_file():
         import yaml
@@ -90,19 +95,29 @@ def of_adapter(name: str) -> list[Part]:
         recipe = content.get("recipe") if isinstance(content, Mapping) else None
         return parts(yaml.safe_load(recipe)) if isinstance(recipe, str) else []
     folder = path if path.is_dir() else registry.adapters().get(name, path)
+    if not folder.exists() and HUB_ID.fullmatch(name):
+        folder = _from_hub(name)
     return parts(read([folder / "recipe.yaml"])) if (folder / "recipe.yaml").is_file() else []
 
 
+def _from_hub(name: str) -> Path:
+    """Return the folder of a published adapter, fetched unless it is here."""
+    card = Card(name, dict.fromkeys(ADAPTER), "unknown", False, f"{HUB}{name}", 0)
+    found = card.find()
+    if found is None and offline():
+        mend = "run the same command once without them, or give the path of its folder"
+        start = f"the adapter {name!r} is not on this machine ({', '.join(ADAPTER)}; size unknown; from {HUB}{name})"
+        raise FileNotFoundError(f"{start}, and this is offline (--offline or HF_HUB_OFFLINE=1): {mend}")
+    return found or locate(card, local_files_only=False)
+
+
 def check_weights(found: Sequence[Part]) -> None:
-    """Raise ValueError for the first part without a card, FileNotFoundError for one of which nothing is on this machine."""
+    """Raise ValueError for the first part without a card, FileNotFoundError for one whose weights are not all on this machine."""
     for part in found:
         if part.problem:
             raise ValueError(f"{part.place}: {part.problem}")
-        if (
-            not part.card.place.exists()
-            and not part.downloads
-            and ":" not in part.card.source.removeprefix("package:").removeprefix("recipe:")
-        ):
+        scheme = ":" in part.card.source.removeprefix("package:").removeprefix("recipe:")
+        if part.card.find() is None and not part.downloads and not scheme:
             raise FileNotFoundError(f"{part.place}: {part.card.missing()}")
 
 

@@ -19,18 +19,11 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from xmodal import parts, registry
-from xmodal.foundation.card import HUB, PICKLED, Card, hub_cache, instead, readable, sha256
+from xmodal.foundation.card import HUB, PICKLED, Card, hub_cache, instead, offline, readable, sha256
 
 CHUNK = 1 << 20
 SECONDS = 30  # without an answer
 WHOLE = ("*.json", "*.txt", "*.model", "*.safetensors")  # of a repository whose card names no weight file
-
-
-def offline() -> bool:
-    """Tell whether the environment forbids the network (``HF_HUB_OFFLINE``, which `--offline` sets)."""
-    return any(
-        os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    )
 
 
 def targets(word: str) -> list[Card]:
@@ -45,7 +38,10 @@ def targets(word: str) -> list[Card]:
                 raise ValueError(f"{word}: {part.place}: {part.problem}")
         return list({part.name: part.card for part in found if part.card.name}.values())
     model, _, tag = word.partition(":")
-    return [registry.card(model, tag or None)]
+    card, listed = registry.card(model, tag or None), registry.listing(model)
+    if tag and tag not in listed.cards and "card_of" in listed.functions:  # it knows better which files are needed
+        card = registry.resolve(model).card_of(tag)
+    return [card]
 
 
 def pull(card: Card, say: Callable[[str], object] = print) -> Path:

@@ -22,7 +22,7 @@ from xmodal.foundation.card import HUB_ID, PICKLED, Card, find_card, readable
 PACKAGE = Path(__file__).parent
 GROUP = "xmodal.foundation"
 COLUMNS = ("model", "card", "parameters", "dim", "takes", "licence", "commercial", "download", "weights", "towers")
-NOT_MODELS = {"__init__", "base", "card", "checkpoint"}
+NOT_MODELS = {"__init__", "base", "card", "checkpoint", "kaldi"}
 
 
 def available() -> list[str]:

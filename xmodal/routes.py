@@ -70,9 +70,16 @@ def modality(path: str | Path) -> str:
 
 
 def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
+    """Fetch a published adapter, which was asked for by its hub id; offline only what the hub's cache has."""
+    from huggingface_hub import constants, snapshot_download
 
+    files, page = ["adapter.safetensors", "recipe.yaml", "README.md"], f"https://huggingface.co/{name}"
     try:
-        return Path(snapshot_download(name, allow_patterns=["adapter.safetensors", "recipe.yaml", "README.md"]))
-    except Exception as error:
-        raise OSError(f"{name} is no folder here, and the hub did not give it: {error}") from error
+        return Path(snapshot_download(name, allow_patterns=files, local_files_only=constants.HF_HUB_OFFLINE))
+    except Exception as error:  # its network libraries' own kinds have changed from version to version
+        start = f"the adapter {name!r} is not on this machine ({', '.join(files)}; size unknown; from {page})"
+        if constants.HF_HUB_OFFLINE:
+            mend = "run the same command once without them, or give the path of its folder"
+            raise OSError(f"{start}, and this is offline (--offline or HF_HUB_OFFLINE=1): {mend}") from error
+        reason = (" ".join(str(error).split()) or type(error).__name__).partition(". ")[0][:200]
+        raise OSError(f"{start}, and the hub did not give it ({reason}): is the name right?") from error

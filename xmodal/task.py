@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -215,6 +216,57 @@ class Task(LightningModule):
         _replace(folder / RECIPE, lambda path: path.write_text(text, "utf-8"))
         _replace(folder / ADAPTER, lambda path: save_file(weights, path))
         return folder
+
+
+class AveragedTask(Task):
+    """A task whose adapter has a moving average of its weights: what is validated, published and used.
+
+    Args:
+        ema_decay: of the average; lower at the beginning, so that its first steps are forgotten sooner. 0 keeps none.
+        **task: see :class:`Task`.
+
+    Raises ValueError for a decay outside [0, 1). Call :meth:`start_average` when the adapter is built.
+    """
+
+    average: Adapter | None
+
+    def __init__(self, ema_decay: float = 0.0, **task: Any) -> None:
+        super().__init__(**task)
+        if not 0 <= ema_decay < 1:
+            raise ValueError(f"ema_decay {ema_decay} is not a share from 0 to below 1")
+        self.ema_decay, self._averaged_at = ema_decay, 0
+
+    def start_average(self) -> None:
+        """Begin the average at the adapter's present weights."""
+        self.average = deepcopy(self.adapter).requires_grad_(False) if self.ema_decay else None
+
+    @property
+    def published(self) -> Any:
+        """The averaged adapter, or the adapter itself where there is no average."""
+        return self.adapter if self.average is None else self.average
+
+    @torch.no_grad()
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Move the average after each step of the optimizer."""
+        if self.average is None or self.global_step == self._averaged_at:
+            return  # without a step, gradients are being accumulated
+        self._averaged_at = self.global_step
+        decay = min(self.ema_decay, (1 + self.global_step) / (10 + self.global_step))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.adapter.parameters()), 1 - decay)
+
+    def load_adapter(self, source: str | Path) -> None:
+        """As :meth:`Task.load_adapter`; the average starts from the same weights."""
+        super().load_adapter(source)
+        if self.average is not None:
+            self.average.load_state_dict(self.adapter.state_dict())
+
+    def save_adapter(self, folder: str | Path, *options: Any, **named: Any) -> Path:
+        """As :meth:`Task.save_adapter`; the averaged weights are what is published."""
+        trained, self.adapter = self.adapter, self.published
+        try:
+            return super().save_adapter(folder, *options, **named)
+        finally:
+            self.adapter = trained
 
 
 def build(section: Mapping[str, Any], kind: type[T], **parts: Any) -> T:

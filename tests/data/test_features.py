@@ -10,11 +10,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from xmodal.data.atomic import clean_up
 from xmodal.data.features import FeatureStore, Key, Shard, stores
 
 KEY = Key("xmodal.foundation.clip.ImageTower:mini", "0123", {"size": 224, "crop": "centre"}, "pillow 12")
@@ -141,6 +143,80 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert contents(store) == before
 
 
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = filled(tmp_path)
+    before = contents(store)
+    store.root.chmod(0o500)
+    opened = Path.open
+
+    def refuse(path: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
+        if "r" not in mode:  # root writes where it may not: the mode alone would prove nothing then
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, mode, *args, **options)
+
+    try:
+        monkeypatch.setattr(Path, "open", refuse)
+        with pytest.raises(OSError, match="cannot be written .Permission denied.: free the disk or choose another folder"):
+            store.write(["new"], ["new"], {"pooled": np.zeros((1, 5), np.float16)})
+    finally:
+        monkeypatch.undo()
+        store.root.chmod(0o700)
+    assert contents(store) == before
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot be written .Not a directory.|cannot be written .File exists."):
+        FeatureStore(tmp_path / "file", KEY).write(["new"], ["new"], {"pooled": np.zeros((1, 5), np.float16)})
+
+
+LIVING = """
+import sys, time
+from pathlib import Path
+from xmodal.data.atomic import write_whole
+def pieces():
+    yield b"first"
+    print("begun", flush=True)
+    time.sleep(60)
+write_whole(Path(sys.argv[1]), pieces())
+"""
+
+
+def test_what_a_killed_writer_left_is_cleaned_and_a_living_one_spared(tmp_path: Path) -> None:
+    target = tmp_path / "a é.bin"
+    writers = [subprocess.Popen([sys.executable, "-c", LIVING, str(target)], stdout=subprocess.PIPE) for _ in range(2)]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"begun\n"
+    assert clean_up(tmp_path) == 0
+    assert len(list(tmp_path.iterdir())) == 2
+    writers[0].kill()
+    writers[0].wait()
+    assert clean_up(tmp_path) == 1
+    assert len(list(tmp_path.iterdir())) == 1
+    writers[1].kill()
+    writers[1].wait()
+    assert clean_up(tmp_path) == 1
+    assert clean_up(tmp_path / "nothing") == 0
+
+
+def test_an_extraction_cleans_up_first(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    (store.root / ".0.safetensors.0123.partial").write_bytes(b"half a shard")
+    assert store.extract(CLIPS, compute, rows_per_shard=16) == 0
+    assert not list(store.root.glob(".*"))
+
+
+def test_rows_are_read_beside_groups_that_failed_whole(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, KEY)
+    for number in range(8):  # names are hashes: some failed group sorts first
+        group = [f"{number} a", f"{number} b"]
+        if number % 2:
+            store.write(group, group, {"x": np.full((2, 3), number, np.float32)})
+        else:
+            store.write(group, [], {}, dict.fromkeys(group, "no sound"))
+    rows = store.locate(["5 b", "1 a"])
+    assert rows.kinds() == {"x": ((3,), np.dtype(np.float32))}
+    assert rows.read([1, 0])["x"][:, 0].tolist() == [1, 5]
+
+
 EXTRACT = """
 import sys, time
 import numpy as np
@@ -176,5 +252,4 @@ def test_killed_thirty_times_it_ends_with_the_same_bytes(tmp_path: Path) -> None
                 path.unlink()
     assert kills >= 25
     subprocess.run([sys.executable, "-c", EXTRACT, str(broken)], check=True)
-    finished = {name: content for name, content in contents(FeatureStore(broken, KEY)).items() if not name.endswith(".partial")}
-    assert finished == contents(whole)
+    assert contents(FeatureStore(broken, KEY)) == contents(whole)

@@ -89,6 +89,20 @@ def test_lines_are_found_by_split_without_being_parsed(tmp_path: Path) -> None:
     assert [row.id for row in Manifest(path)[1:3]] == ["1", "2"]
 
 
+def test_splits_are_found_wherever_the_field_stands(tmp_path: Path) -> None:
+    lines = [
+        '{"id": "0", "split": "train"}', '{"id": "1", "split": "test"}', '{"split": "train", "id": "2"}',
+        '{"split":"test","id":"3"}', '{"id": "4", "text": "a \\"split\\": \\"train\\"}", "split": "test"}',
+        '{"id": "5", "split": "held out"}', '{"id": "6", "split": "test", "factors": {"size": 1}}', '{"id": "7"}',
+        '{"id": "8", "text": "x \\"split\\": \\"test\\"}"}', '{"id": "9", "split": "train" }', '{"id": "a", "split": "é"}',
+    ]  # fmt: skip
+    for end in ("\n", "\r\n"):
+        (tmp_path / "manifest.jsonl").write_bytes(end.join(lines).encode())
+        for split in ("train", "test", "held out", "é", "validation"):
+            expected = [row["id"] for row in map(json.loads, lines) if row.get("split", "") in ("", split)]
+            assert [row.id for row in Manifest(tmp_path / "manifest.jsonl", split)] == expected
+
+
 def test_written_rows_are_read_again(tmp_path: Path) -> None:
     rows = [{"id": "é", "audio": "a b.wav", "start": 1.5, "text": 'say "ä"', "split": "train"}, {"id": "2", "video": "v.mp4"}]
     assert write_manifest(tmp_path / "new" / "m.jsonl", rows) == 2

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -31,6 +34,22 @@ def test_a_folder_pairs_by_stem(tmp_path: Path) -> None:
     assert (found["a b"].audio, found["a b"].image) == (tmp_path / "audio/a b.wav", tmp_path / "frames/a b.jpg")
     assert found["é"].video == tmp_path / "é.mp4"
     assert missing == []
+
+
+def test_splits_are_dealt_by_the_clips_names(tmp_path: Path) -> None:
+    tree(tmp_path, *(f"{number}.mp4" for number in range(400)))
+
+    def splits() -> dict[str, str]:
+        prepare("folder", tmp_path, tmp_path / "manifest.jsonl", validation=0.1, test=0.2)
+        return {row.id: row.split for row in read_manifest(tmp_path / "manifest.jsonl")}
+
+    first = splits()
+    shares = [sum(split == name for split in first.values()) / 400 for name in ("train", "validation", "test")]
+    assert shares == pytest.approx([0.7, 0.1, 0.2], abs=0.06)
+    tree(tmp_path, "new.mp4")
+    assert {name: split for name, split in splits().items() if name != "new"} == first
+    with pytest.raises(ValueError, match="something must be left for training"):
+        prepare("folder", tmp_path, tmp_path / "manifest.jsonl", validation=0.5, test=0.5)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +148,63 @@ def test_class_folders_by_split(tmp_path: Path) -> None:
     assert {(name, row.label, row.split) for name, row in found.items()} == {
         ("fire-a", "fire", "train"), ("fire-b", "fire", "test"), ("rain-b", "rain", "test")
     }  # fmt: skip
+
+
+def shard(path: Path, **members: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_webdataset_shards_are_unpacked_once(tmp_path: Path) -> None:
+    described = json.dumps({"caption": "a dog, ärgerlich", "class": "dog", "duration": 4.0, "other": [1]}).encode()
+    first = shard(tmp_path / "train-0000.tar", **{"./a b.wav": b"1", "./a b.jpg": b"2", "./a b.json": described})
+    shard(tmp_path / "val-0000.tar", **{"a b.mp4": b"3", "a b.txt": " é\n".encode(), "x/c.flac": b"4", "x/c.cls": b"cat"})
+    found, missing = rows("webdataset", tmp_path)
+    assert {name: (row.text, row.label, row.split, row.duration) for name, row in found.items()} == {
+        "a b": ("a dog, ärgerlich", "dog", "train", 4.0),
+        "val-0000-a b": ("é", "", "validation", None),
+        "x-c": ("", "cat", "validation", None),
+    }
+    contents = [found["a b"].audio, found["a b"].image, found["val-0000-a b"].video, found["x-c"].audio]
+    assert [path.read_bytes() for path in contents if path] == [b"1", b"2", b"3", b"4"]
+    assert missing == []
+    (tmp_path / "media" / "train-0000" / "a b.wav").write_bytes(b"mine")
+    rows("webdataset", tmp_path)
+    assert (tmp_path / "media" / "train-0000" / "a b.wav").read_bytes() == b"mine"
+    assert first.is_file()
+
+
+@pytest.mark.parametrize("name", ["../out.wav", "a/../../out.wav", "/tmp/out.wav", "..\\out.wav", "link.wav"])
+def test_a_shard_that_would_write_elsewhere_is_refused_whole(tmp_path: Path, name: str) -> None:
+    path = shard(tmp_path / "in" / "train-0000.tar", **{"good.wav": b"1", **({} if name == "link.wav" else {name: b"2"})})
+    if name == "link.wav":
+        with tarfile.open(path, "a") as tar:
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            tar.addfile(link)
+    with pytest.raises(ValueError, match="would land outside its folder"):
+        rows("webdataset", tmp_path / "in")
+    assert [each.name for each in tmp_path.rglob("*") if each.is_file()] == ["train-0000.tar"]
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+    whole = shard(tmp_path / "train-0000.tar", **{"a.wav": b"1" * 5000}).read_bytes()
+    for content in (b"no tar at all, but long enough" * 40, whole[:2000]):
+        (tmp_path / "train-0000.tar").write_bytes(content)
+        with pytest.raises(ValueError, match="train-0000.tar"):
+            rows("webdataset", tmp_path)
+        assert [path.name for path in tmp_path.rglob("*")] == ["train-0000.tar"]
+
+
+def test_names_that_are_not_utf8_are_said(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.wav")
+    with pytest.raises(ValueError, match="is not valid UTF-8: rename the file"):
+        rows("folder", tree(tmp_path, name))
 
 
 def test_what_cannot_be_prepared(tmp_path: Path) -> None:

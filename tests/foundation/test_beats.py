@@ -228,7 +228,7 @@ def test_wrong_files(golden: dict[str, Tensor], tmp_path: Path) -> None:
     checkpoint(tmp_path / "lacks.pt", golden_cfg(), weights)
     refused("lacks.pt", "layer_norm.bias", "lacks it")
     (tmp_path / "hollow").mkdir()
-    refused("hollow", "config.json", "model.safetensors", kind=FileNotFoundError)
+    refused("hollow", "config.json", "copy the whole folder", kind=FileNotFoundError)
 
 
 def test_damaged_folder(small: tuple[BEATsModel, BEATs], tmp_path: Path) -> None:

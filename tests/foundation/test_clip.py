@@ -10,7 +10,6 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from huggingface_hub.errors import EntryNotFoundError
 from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -198,8 +197,8 @@ def test_the_wrong_activation_would_show(twins: Twins, tmp_path: Path) -> None:
 
 
 def test_the_tag_decides_on_the_activation() -> None:
-    assert clip._release("open_clip:ViT-B-32/openai", True).config["quick_gelu"] is True
-    assert clip._release("open_clip:ViT-B-32/laion2b_s34b_b79k", True).config["quick_gelu"] is False
+    for tag, quick in (("openai", True), ("laion2b_s34b_b79k", False)):
+        assert clip._release(clip.card_of(f"open_clip:ViT-B-32/{tag}"), True).config["quick_gelu"] is quick
 
 
 @pytest.mark.parametrize("part", ["visual", "text"])
@@ -412,7 +411,7 @@ def test_open_clip_training_checkpoint(twins: Twins, tmp_path: Path) -> None:
 def test_mini_is_what_save_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xmodal.foundation.card.WEIGHTS", tmp_path)
     for tower in (ImageTower, TextTower):
-        with pytest.raises(FileNotFoundError, match="'package:clip' are not on this machine"):
+        with pytest.raises(FileNotFoundError, match="'recipe:clip' are not on this machine"):
             tower()
     tokenizer = build_tokenizer()
     model: Any = build("mini", vocabulary=len(tokenizer))
@@ -451,30 +450,46 @@ def test_hub_cache(twins: Twins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ImageTower("vit-b-32")
 
 
-@pytest.mark.parametrize("card", ["nobody/nothing", "hf-hub:nobody/nothing", "open_clip:ViT-B-32/laion2b_s34b_b79k", "vit-l-14"])
+@pytest.mark.parametrize(
+    "card",
+    ["nobody/nothing", "hf-hub:nobody/nothing", "open_clip:ViT-B-32/laion2b_s34b_b79k", "open_clip:RN50/openai", "vit-l-14"],
+)
 def test_nothing_is_downloaded_unasked(card: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     for tower in (ImageTower, TextTower):
-        with pytest.raises(FileNotFoundError, match="is not in the local hub cache: run `hf download"):
+        with pytest.raises(FileNotFoundError, match=f"are not on this machine .*huggingface.co/.*`xmodal pull clip:{card}`"):
             tower(card)
 
 
-def test_downloads_on_request(twins: Twins, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_downloads_on_request(twins: Twins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def snapshot(source: str, allow_patterns: list[str], local_files_only: bool) -> str:
-        asked.append((source, local_files_only))
-        return str(twins[2])
+    def snapshot(source: str, allow_patterns: list[str]) -> str:
+        """The publisher has the older form of the weights alone."""
+        asked.append((source, allow_patterns))
+        place = tmp_path / "models--somebody--clip"
+        folder = Path(shutil.copytree(twins[2], place / "snapshots" / "c0ffee", dirs_exist_ok=True))
+        (folder / "model.safetensors").unlink()
+        if "pytorch_model.bin" in allow_patterns:
+            torch.save(load_file(twins[2] / "model.safetensors"), folder / "pytorch_model.bin")
+        (place / "refs").mkdir(exist_ok=True)
+        (place / "refs" / "main").write_text("c0ffee")
+        return str(folder)
 
-    def download(source: str, name: str) -> None:
-        asked.append(name)
-        if name.endswith(".safetensors"):
-            raise EntryNotFoundError(name)
-
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     assert ImageTower("somebody/clip", local_files_only=False).dim == 24
-    assert asked == [("somebody/clip", False), "model.safetensors", "pytorch_model.bin"]
+    assert asked == [("somebody/clip", ["*.json", "*.txt", "model.safetensors"]), ("somebody/clip", ["pytorch_model.bin"])]
+
+
+def test_a_refused_download_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot(source: str, allow_patterns: list[str]) -> str:
+        raise ConnectionError("no route\nto host. And more")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    with pytest.raises(FileNotFoundError, match=r"'openai/clip-vit-base-patch32' .*did not give them \(no route to host\)$"):
+        ImageTower("vit-b-32", local_files_only=False)
 
 
 # ---- what cannot work
@@ -584,5 +599,6 @@ def test_cards_agree_with_open_clip(name: str) -> None:
 
 def test_unlisted_tags_bring_their_own_preprocessing() -> None:
     name = "open_clip:ViT-H-14-378-quickgelu/dfn5b"
-    made = clip._preprocess(clip._card(name), clip._release(name, True).preprocessing)
+    card = clip.card_of(name)
+    made = clip._preprocess(card, clip._release(card, True).preprocessing)
     assert (made.size, made.resize, made.interpolation) == (378, "squash", "bicubic")

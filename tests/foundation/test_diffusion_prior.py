@@ -129,17 +129,13 @@ def test_folders_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_missing_weights_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import huggingface_hub
-
-    def offline(source: str, **options: Any) -> str:
-        assert options["local_files_only"]
-        raise huggingface_hub.errors.LocalEntryNotFoundError(source)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(FileNotFoundError, match="hf download laion/DALLE2-PyTorch --include prior/best.pth"):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"prior/best.pth; 1.34 GB; .*`xmodal pull diffusion_prior:laion`"):
         DiffusionPrior()
-    with pytest.raises(FileNotFoundError, match="karlo-v1-alpha is not in the local hub cache"):
+    with pytest.raises(FileNotFoundError, match=r"karlo-v1-alpha' are not on this machine .*4.09 GB if in float32"):
         KarloPrior()
+    with pytest.raises(FileNotFoundError, match="'acme/prior' are not .*`xmodal pull diffusion_prior:acme/prior`"):
+        KandinskyPrior("acme/prior")
     with pytest.raises(FileNotFoundError, match="lacks prior or prior_scheduler"):
         KandinskyPrior(str(tmp_path))
 

@@ -404,7 +404,7 @@ def test_incomplete_folder(folder: Path, tmp_path: Path) -> None:
 def test_missing_weights_are_never_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     for card, name in (("sd-1.4", "CompVis/stable-diffusion-v1-4"), ("nobody/nothing", "nobody/nothing")):
-        with pytest.raises(FileNotFoundError, match=f"{name} is not in the local hub cache.*hf download {name}"):
+        with pytest.raises(FileNotFoundError, match=f"{name}' are not on this machine.*`xmodal pull stable_diffusion:{card}`"):
             StableDiffusion(card)
     with pytest.raises(ValueError, match="no card 'sd-9'.*mini, sd-1.4"):
         StableDiffusion("sd-9")
@@ -428,7 +428,7 @@ def test_weights_that_do_not_fit_are_refused_and_old_names_accepted(folder: Path
         file = copy / f"{name}.safetensors"
         kept = load_file(file)
         save_file({key: value for key, value in kept.items() if not key.endswith(first)}, file, metadata={"format": "pt"})
-        with pytest.raises(ValueError, match=f"{name.split('/')[0]} do not fit its config: 1 are missing.*{first}"):
+        with pytest.raises(ValueError, match=f"{name.split('/')[0]} do not fit its config.json: 1 are missing.*{first}"):
             StableDiffusion(str(copy))
         save_file(kept, file, metadata={"format": "pt"})
 

@@ -20,6 +20,7 @@ from xmodal.metrics import (
     PRDC,
     AVAlign,
     CosineScore,
+    DeSync,
     FrechetDistance,
     InceptionScore,
     KernelDistance,
@@ -28,7 +29,7 @@ from xmodal.metrics import (
     Retrieval,
 )  # fmt: skip
 from xmodal.metrics.av_align import motion_peaks, peak_overlap
-from xmodal.metrics.frechet import frechet_from_samples
+from xmodal.metrics.frechet import factor, frechet_from_samples, quick_singular_values, singular_values
 from xmodal.metrics.human import mean_opinion, preference
 from xmodal.metrics.kernel import median_distance, mmd
 from xmodal.metrics.kl import kl_divergence
@@ -44,6 +45,42 @@ def test_frechet(name: str) -> None:
         assert value.dtype == torch.float64
         near(name, value, "fd", "fd_")
     near(name, frechet_from_samples(**sides), "fd", "fd_")
+
+
+@pytest.mark.parametrize("name", [name for name in cases("frechet") if "fd_mpmath50" in EXPECTED[name]])
+def test_frechet_against_50_digits(name: str) -> None:
+    sides, expected = tensors(name), EXPECTED[name]["fd_mpmath50"]
+    for store in ("moments", "rows"):
+        metric = FrechetDistance(sides["real"].shape[1], store=store, allow_bias=True)
+        metric.update(**sides)
+        assert float(metric.compute()) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_quick_form_is_taken_for_regular_covariances_alone() -> None:
+    noise = torch.Generator().manual_seed(0)
+    real, fake = (torch.randn(400, 24, dtype=torch.float64, generator=noise) for _ in range(2))
+    fake = 1.3 * fake + 0.2
+    found = quick_singular_values(torch.cov(real.T), torch.cov(fake.T))
+    assert found is not None
+    slow = singular_values(torch.cov(real.T), torch.cov(fake.T))
+    assert float((found[0] - slow).abs().sum()) <= found[1] + 1e-14 * float(slow.sum())
+    assert float(found[0].sum()) == pytest.approx(float(slow.sum()), rel=1e-12)
+    flat = real * torch.logspace(0, -7, 24, dtype=torch.float64)  # variances over 14 decades
+    assert quick_singular_values(torch.cov(flat.T), torch.cov(fake.T)) is None
+    assert quick_singular_values(torch.cov(real[:20].T), torch.cov(fake.T)) is None
+    for one, two in ((real, fake), (flat, fake), (real[:20], fake), (real.repeat(12, 1), fake)):
+        metric = FrechetDistance(24, allow_bias=True)
+        metric.update(one, two)
+        assert float(metric.compute()) == pytest.approx(float(frechet_from_samples(one, two)), rel=1e-9)
+
+
+def test_a_matrix_of_low_rank_is_factored_in_its_range() -> None:
+    rows = torch.randn(12, 90, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    matrix = rows.T @ rows
+    found = factor(matrix, 12)
+    assert found.shape == (90, 12)
+    assert torch.allclose(found @ found.T, matrix, atol=1e-11)
+    assert factor(torch.zeros(5, 5, dtype=torch.float64)).shape == (5, 0)
 
 
 @pytest.mark.parametrize("name", cases("kernel"))
@@ -198,6 +235,18 @@ def test_peaks() -> None:
     flow = EXPECTED["av_align_local_max"]
     assert motion_peaks(flow["flow"], flow["fps"]) == pytest.approx(flow["peaks_s_2025(threshold 0.1)"])
     assert motion_peaks(flow["flow"], flow["fps"], 0) == pytest.approx(flow["peaks_s_2023(no threshold)"])
+
+
+def test_desync_is_the_distance_of_the_likeliest_offset() -> None:
+    logits = torch.full((3, 2, 21), -1.0)
+    for item, classes in enumerate(((10, 10), (0, 20), (9, 13))):  # 0 and 0 s; -2 and 2 s; -0.2 and 0.6 s
+        logits[item, [0, 1], list(classes)] = 1.0
+    metric = DeSync()
+    metric.update(logits)
+    assert float(metric.compute()) == pytest.approx((0 + 2 + 0.4) / 3, abs=1e-12)
+    assert metric.per_item()[0]["DeSync"][0].sort().values.tolist() == pytest.approx([0, 0.4, 2], abs=1e-12)
+    with pytest.raises(ValueError, match="logits has 20 columns, but expected 21"):
+        metric.update(logits[..., :20])
 
 
 def test_human_ratings() -> None:

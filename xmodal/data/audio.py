@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xmodal.data.codec import check_backend
+
 if TYPE_CHECKING:
     from torchaudio.transforms import Resample
 
@@ -33,6 +35,7 @@ def load_audio(
     start: float = 0.0,
     duration: float | None = None,
     longest: float = LONGEST,
+    backend: str = "default",
 ) -> Tensor:
     """Read a sound, or the sound of a video.
 
@@ -42,6 +45,7 @@ def load_audio(
         mono: average the channels.
         start, duration: the part to read, in seconds; without ``duration``, until the end.
         longest: refuse more seconds than that without decoding them.
+        backend: ``default``, or ``torchcodec`` (see :mod:`xmodal.data.codec`).
 
     Returns float32 (T,), or (C, T) without ``mono``.
 
@@ -51,7 +55,7 @@ def load_audio(
     path = Path(path)
     if start < 0 or (duration is not None and duration < SHORTEST):
         raise ValueError(f"start must be at least 0 and duration at least {SHORTEST} s, not {start} and {duration}")
-    samples, rate = read_samples(path, start, duration, longest)
+    samples, rate = read_samples(path, start, duration, longest, backend)
     _check_samples(path, samples, rate)
     waveform = torch.from_numpy(np.ascontiguousarray(samples.T, dtype=np.float32))
     if mono:
@@ -62,12 +66,30 @@ def load_audio(
 
 
 def read_samples(
-    path: Path, start: float = 0.0, duration: float | None = None, longest: float = LONGEST
+    path: Path, start: float = 0.0, duration: float | None = None, longest: float = LONGEST, backend: str = "default"
 ) -> tuple[np.ndarray, int]:
     """Decode a sound as it is: samples (T, C) float32 and their rate, silent or not; errors as in `load_audio`."""
+    check_backend(backend)
     _check_file(path)
+    if backend == "torchcodec":
+        return _read_by_codec(path, start, duration, longest)
     read = _read_container if path.suffix.lower() in CONTAINERS else _read_sound
     return read(path, start, duration, longest)
+
+
+def sound_seconds(path: str | Path) -> float:
+    """Length of a sound as its file's header gives it, without decoding; errors as in `load_audio`."""
+    import soundfile
+
+    path = Path(path)
+    _check_file(path)
+    if path.suffix.lower() not in CONTAINERS:
+        try:
+            about = soundfile.info(path)
+            return about.frames / about.samplerate
+        except soundfile.LibsndfileError:
+            pass  # perhaps a container in disguise
+    return _container_seconds(path)
 
 
 def resample(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
@@ -187,6 +209,36 @@ def _check_size(path: Path) -> None:
             raw.seek(size + size % 2, 1)
 
 
+def _read_by_codec(path: Path, start: float, duration: float | None, longest: float) -> tuple[np.ndarray, int]:
+    """Samples (T, C) float32 and their rate, by torchcodec."""
+    from xmodal.data import codec
+
+    decoder, total = codec.open_sound(path)
+    if total:
+        _check_start(path, start, total)
+    _check_length(path, min(duration, total) if duration is not None and total else duration or total - start, longest)
+    _check_size(path)
+    wanted = duration if duration is not None or total else longest + 1
+    samples, rate = codec.read_samples(decoder, path, start, wanted)
+    _check_length(path, len(samples) / rate, longest)
+    if not len(samples):
+        raise ValueError(f"{path} is empty: its audio stream holds no samples")
+    return samples, rate
+
+
+def _container_seconds(path: Path) -> float:
+    import av
+
+    try:
+        with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
+            stream = _sound_stream(container, path)
+            if stream.duration is not None:
+                return float(stream.duration * stream.time_base)
+            return float(container.duration or 0) / 1_000_000
+    except (av.FFmpegError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a readable sound file ({error})") from error
+
+
 def _read_container(
     path: Path, start: float, duration: float | None, longest: float, reason: Exception | None = None
 ) -> tuple[np.ndarray, int]:
@@ -196,10 +248,7 @@ def _read_container(
     try:
         # The whitelist keeps a playlist in disguise from reaching for the network.
         with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
-            if not container.streams.audio:
-                kind = "a picture or a silent film" if container.streams.video else "no sound"
-                raise ValueError(f"{path} has no audio stream: it is {kind}")
-            stream = container.streams.audio[0]
+            stream = _sound_stream(container, path)
             length = float(container.duration or 0) / 1_000_000
             if length:
                 _check_start(path, start, length)
@@ -207,6 +256,18 @@ def _read_container(
             return _decode(container, stream, start, duration, longest, path)
     except (av.FFmpegError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a readable sound file ({reason or error})") from error
+
+
+def _sound_stream(container: Any, path: Path) -> Any:
+    """The first stream of sound that some decoder knows."""
+    streams = container.streams.audio
+    if not streams:
+        kind = "a picture or a silent film" if container.streams.video else "no sound"
+        raise ValueError(f"{path} has no audio stream: it is {kind}")
+    known = [stream for stream in streams if stream.codec_context is not None and stream.codec_context.sample_rate]
+    if not known:
+        raise ValueError(f"{path} holds sound in a form that no decoder here knows, or is damaged")
+    return known[0]
 
 
 def _decode(
@@ -222,11 +283,18 @@ def _decode(
     limit = duration if duration is not None else longest
     pieces: list[np.ndarray] = []
     first: float | None = None
+    count = 0
     for frame in container.decode(stream):
         if first is None:
             first = float(frame.pts * frame.time_base) - origin if frame.pts is not None else start
-        pieces += [part.to_ndarray() for part in resampler.resample(frame)]
-        if sum(piece.shape[1] for piece in pieces) > (start - first + limit + 1) * rate:
+        # What most codecs give needs no conversion, which would cost as much as decoding.
+        plain = frame.format.name == "fltp" and frame.sample_rate == rate
+        parts = [frame.to_ndarray()] if plain else [part.to_ndarray() for part in resampler.resample(frame)]
+        if any(len(part) != len((pieces or parts)[0]) for part in parts):
+            raise ValueError(f"{path} changes its number of channels in the middle: cut it there first")
+        pieces += parts
+        count += sum(part.shape[1] for part in parts)
+        if count > (start - first + limit + 1) * rate:
             break
     if not pieces:
         raise ValueError(f"{path} is empty: its audio stream holds no samples")

@@ -13,10 +13,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
+from xmodal.data.atomic import cannot_write
 from xmodal.data.manifest import Manifest, Row, write_manifest
 from xmodal.data.workers import run_isolated
 
@@ -92,14 +93,12 @@ def audit(
             findings[index] = old[1]
         else:
             todo.append((index, Look(row, shortest)))
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    with journal.open("a", encoding="utf-8") as log:
+    with _open_journal(journal) as log:
         for done, (index, finding, reason) in enumerate(run_isolated(look, todo, processes, limit, import_decoders)):
             row = rows[index]
             found = finding or Finding(row.id, row.split, row.label, faults={"broken": f"{_files(row)}: {reason}"})
             findings[index] = found
-            log.write(json.dumps({"state": states[index], **asdict(found)}, ensure_ascii=False) + "\n")
-            log.flush()
+            _note(log, journal, {"state": states[index], **asdict(found)})
             if progress is not None:
                 progress(done + 1, len(todo))
     ordered = [findings[index] for index in range(len(rows))]
@@ -274,6 +273,23 @@ def _state(row: Row, shortest: float) -> str:
 
 def _files(row: Row) -> str:
     return ", ".join(path.name for path in (row.audio, row.image, row.video) if path is not None)
+
+
+def _open_journal(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _note(log: TextIO, path: Path, record: dict[str, Any]) -> None:
+    """Append one line at once; half a line, as a full disk leaves it, is passed over by the next audit."""
+    try:
+        log.write(json.dumps(record, ensure_ascii=False) + "\n")
+        log.flush()
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def _read_journal(path: Path) -> dict[str, tuple[str, Finding]]:

@@ -9,7 +9,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-KINDS = ("folder", "class-folders", "vggsound", "audiocaps", "clotho", "music", "imagehear")
+KINDS = ("folder", "class-folders", "vggsound", "audiocaps", "clotho", "music", "imagehear", "webdataset")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -20,6 +20,9 @@ def main(arguments: Sequence[str]) -> None:
     prepare.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
     prepare.add_argument("source", type=Path, metavar="FOLDER", help="where the data set lies")
     prepare.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: FOLDER/manifest.jsonl")
+    for split in ("validation", "test"):
+        text = f"share of the clips without a split that are for {split} (default: 0)"
+        prepare.add_argument(f"--{split}", type=float, default=0.0, metavar="SHARE", help=text)
     prepare.set_defaults(run=_prepare)
     audit = commands.add_parser("audit", help="decode every clip and say what is wrong with it")
     audit.add_argument("manifest", type=Path, metavar="MANIFEST")
@@ -38,7 +41,7 @@ def _prepare(options: Namespace) -> None:
     from xmodal.data.prepare import prepare
 
     manifest = options.output or options.source / "manifest.jsonl"
-    count, missing = prepare(options.kind, options.source, manifest)
+    count, missing = prepare(options.kind, options.source, manifest, options.validation, options.test)
     print(f"{manifest}: {count} clips")
     if missing:
         first = ", ".join(missing[:3])
@@ -46,6 +49,7 @@ def _prepare(options: Namespace) -> None:
 
 
 def _audit(options: Namespace) -> None:
+    from xmodal.data.atomic import write_whole
     from xmodal.data.audit import audit, report, write_clean
 
     if options.processes < 1:
@@ -60,9 +64,7 @@ def _audit(options: Namespace) -> None:
     for name, split in content["splits"].items():
         print(f"  split {name}: {split['usable']} of {split['clips']} usable")
     if options.json:
-        partial = options.json.with_name(f".{options.json.name}.partial")
-        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(options.json)
+        write_whole(options.json, [(json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()])
         print(options.json)
     if options.clean:
         print(f"{options.clean}: {write_clean(options.manifest, findings, options.clean)} clips")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from xmodal.data.atomic import clean_up, write_whole
 
 KEY, SHARD, FORMAT = "key.json", ".safetensors", "1"
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "U8": np.uint8}
@@ -120,11 +121,9 @@ class FeatureStore:
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 bad = clips[int(np.argwhere(~np.isfinite(array.reshape(len(array), -1)).all(1))[0, 0])]
                 raise ValueError(f"the {name} of clip {bad!r} is not finite: cache it in float32, or leave the clip out")
-        self.root.mkdir(parents=True, exist_ok=True)
         if not (self.root / KEY).is_file():
-            _replace(self.root / KEY, [self.key.text().encode()])
-        target = self.root / f"{_shard_name(group)}{SHARD}"
-        _replace(target, _encode(list(clips), arrays, failed))
+            write_whole(self.root / KEY, [self.key.text().encode()])
+        target = write_whole(self.root / f"{_shard_name(group)}{SHARD}", _encode(list(clips), arrays, failed))
         self.__dict__.pop("_shards", None)
         return target
 
@@ -142,6 +141,7 @@ class FeatureStore:
         ``compute`` gets positions in ``clips`` and returns those that succeeded, their arrays, and reasons for the
         others. Group n belongs to rank n % world_size; ranks need not know of each other.
         """
+        self.clean_up()
         groups = [clips[start : start + rows_per_shard] for start in range(0, len(clips), rows_per_shard)]
         # Dealt by number, not by turn: a rank that starts later sees other shards missing, but owns the same groups.
         todo = [number for number in self.missing(groups) if number % world_size == rank]
@@ -152,6 +152,10 @@ class FeatureStore:
             if progress is not None:
                 progress(done + 1, len(todo))
         return len(todo)
+
+    def clean_up(self) -> int:
+        """Remove what killed writers left unfinished, and nothing of those that live; returns the number of files."""
+        return clean_up(self.root)
 
     # Reading
 
@@ -230,9 +234,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.row)
 
-    def names(self) -> list[str]:
-        """Names of the arrays."""
-        return list(self.shards[0].arrays) if self.shards else []
+    def kinds(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Shape of one row, and type, of every array."""
+        # Not of the first shard of all: a group of unreadable clips has a shard without arrays.
+        first = self.shards[int(self.shard[0])].arrays if len(self.shard) else {}
+        return {name: (array.shape[1:], array.dtype) for name, array in first.items()}
 
     def read(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
         """Rows ``indices`` of every array, (len(indices), ...) each, copied into memory."""
@@ -241,8 +247,7 @@ class Rows:
         order = np.argsort(shard, kind="stable")
         cuts = np.flatnonzero(np.diff(shard[order])) + 1
         parts = np.split(order, cuts) if len(order) else []
-        first = self.shards[0].arrays
-        out = {name: np.empty((len(indices), *array.shape[1:]), array.dtype) for name, array in first.items()}
+        out = {name: np.empty((len(indices), *shape), dtype) for name, (shape, dtype) in self.kinds().items()}
         for part in parts:
             source = self.shards[shard[part[0]]].arrays
             for name, array in out.items():
@@ -284,21 +289,3 @@ def _map(path: Path, start: int, kind: str, shape: tuple[int, ...], ends: Sequen
     if not size:
         return np.empty(shape, dtype)
     return np.memmap(path, dtype, "r", start + ends[0], shape)
-
-
-def _replace(target: Path, pieces: Iterable[bytes]) -> None:
-    """Write beside the target, flush to the disk, rename; what cannot be finished leaves nothing."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    except OSError as error:
-        raise OSError(
-            f"{target} cannot be written ({error.strerror or error}): free the disk or choose another folder"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)

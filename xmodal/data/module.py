@@ -5,88 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader
 
-from xmodal.data.audio import load_audio
-from xmodal.data.features import FeatureStore, Key, Rows
-from xmodal.data.image import load_image, resize
+from xmodal.data.codec import check_backend, codec_name
+from xmodal.data.features import FeatureStore, Key
+from xmodal.data.loading import Loader, Resident, free_bytes, stored_bytes
 from xmodal.data.manifest import Manifest, Row
-from xmodal.data.video import load_frames
-from xmodal.data.window import window
-
-if TYPE_CHECKING:
-    from xmodal.task import Feature
+from xmodal.data.media import INPUTS, PairedMediaSet, bucket_lengths
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
-INPUTS = ("waveform", "pixels")
-
-
-class PairedMediaSet(Dataset[dict[str, Any]]):
-    """Rows of a manifest: ``id``, ``name`` (the label), and of ``inputs`` ``waveform`` (T,) and ``pixels`` (3, H, W).
-
-    ``crop`` is ``loudest`` (deterministic) or ``random`` (a new whole second of start at each reading, as published).
-    ``stored`` are rows of feature stores, aligned with ``rows``; a whole batch of them is read at once.
-    """
-
-    def __init__(
-        self,
-        rows: Sequence[Row],
-        sample_rate: int,
-        seconds: float,
-        short: str,
-        size: tuple[int, int],
-        crop: str = "loudest",
-        inputs: Sequence[str] = INPUTS,
-        stored: Sequence[Rows] = (),
-    ) -> None:
-        self.rows, self.size, self.crop = rows, size, crop
-        self.sample_rate, self.seconds, self.short = sample_rate, seconds, short
-        self.inputs, self.stored = tuple(inputs), tuple(stored)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.rows[index]
-        item: dict[str, Any] = {"id": row.id, "name": row.label}
-        if "waveform" in self.inputs:
-            item["waveform"] = self._waveform(row)
-        if "pixels" in self.inputs:
-            item["pixels"] = self._pixels(row)
-        return item
-
-    def __getitems__(self, indices: list[int]) -> dict[str, Any]:
-        """A batch, collated."""
-        batch: dict[str, Any] = default_collate([self[index] for index in indices])
-        for rows in self.stored:
-            batch |= {name: torch.from_numpy(_plain(array)) for name, array in rows.read(indices).items()}
-        return batch
-
-    def _waveform(self, row: Row) -> torch.Tensor:
-        source = row.audio or row.video
-        if source is None:
-            raise ValueError(f"the row {row.id!r} of the manifest names neither audio nor video")
-        waveform = load_audio(source, self.sample_rate, start=row.start, duration=row.duration)
-        length = round(self.seconds * self.sample_rate)
-        if self.crop == "random" and len(waveform) > length:
-            starts = (len(waveform) - length) // self.sample_rate + 1
-            waveform = waveform[int(torch.randint(starts, ())) * self.sample_rate :][:length]
-        return window(waveform, length, self.short)
-
-    def _pixels(self, row: Row) -> torch.Tensor:
-        """The clip's picture, or the frame in the middle of its stretch of video."""
-        if row.image is not None:
-            return load_image(row.image, *self.size)
-        if row.video is None:
-            raise ValueError(f"the row {row.id!r} of the manifest names neither image nor video")
-        times = 1 if row.duration is None else [row.start + row.duration / 2]
-        return resize(load_frames(row.video, times)[0], *self.size)
+CROPS = ("random", "loudest")
+RESIDENT_SHARE = {"cuda": 0.5, "cpu": 0.25}  # of the free memory that `device_resident: auto` takes
 
 
 class PairedMedia(LightningDataModule):
@@ -108,6 +42,16 @@ class PairedMedia(LightningDataModule):
         num_workers: reading processes.
         cache: folder of feature stores; None computes everything.
         cache_dtype: float16 or float32, of the floating-point features in the stores.
+        cache_limit: gigabytes that one feature of a split may take in the store; what is larger (tokens of long data sets)
+            is only stored when this is raised.
+        inputs: what tasks without stored features read: a list without pixels spares a sound-only manifest its pictures.
+        seed: of the order of the clips and of random crops, whatever the number of workers; default: the trainer's
+            ``seed_everything``, or 0.
+        device_resident: keep all features in the memory of the device, so that a step reads nothing: ``auto`` where no
+            media are read and they take less than half of a GPU's free memory, or a quarter of the machine's.
+        bucket_seconds: extend sounds only to the next multiple of this (at most ``seconds``), and put sounds of one such
+            length together; for data whose lengths vary. Nothing heard can be cached then.
+        backend: what decodes: ``default`` or ``torchcodec``.
     """
 
     def __init__(
@@ -124,40 +68,61 @@ class PairedMedia(LightningDataModule):
         num_workers: int = 4,
         cache: Path | None = None,
         cache_dtype: str = "float16",
+        cache_limit: float = 50.0,
+        inputs: Sequence[str] = INPUTS,
+        seed: int | None = None,
+        device_resident: bool | Literal["auto"] = "auto",
+        bucket_seconds: float | None = None,
+        backend: str = "default",
     ) -> None:
         super().__init__()
-        if crop not in ("random", "loudest"):
-            raise ValueError(f"crop must be random or loudest, not {crop!r}")
-        if cache_dtype not in DTYPES:
-            raise ValueError(f"cache_dtype must be one of {', '.join(DTYPES)}, not {cache_dtype!r}")
+        _check_choice("crop", crop, CROPS)
+        _check_choice("cache_dtype", cache_dtype, tuple(DTYPES))
+        check_backend(backend)
+        for name in inputs:
+            _check_choice("inputs", name, INPUTS)
+        if bucket_seconds is not None and not 0 < bucket_seconds <= seconds:
+            raise ValueError(f"bucket_seconds must lie between 0 and seconds ({seconds}), not {bucket_seconds}")
         self.manifest, self.sample_rate, self.short = Path(manifest), sample_rate, short
         self.seconds, self.predict_seconds = seconds, predict_seconds
-        self.size, self.crop = (width, height), crop
+        self.size, self.crop, self.inputs = (width, height), crop, tuple(inputs)
         self.batch_size, self.num_workers = batch_size, num_workers
         self.cache, self.cache_dtype = None if cache is None else Path(cache), DTYPES[cache_dtype]
+        self.cache_limit = cache_limit
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        self.device_resident, self.bucket_seconds, self.backend = device_resident, bucket_seconds, backend
         self._prints: dict[int, str] = {}
 
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Split ``train``, in a new order each epoch."""
+    def train_dataloader(self) -> Loader:
+        """Split ``train``, in a new order each epoch; a checkpoint keeps the position."""
         return self._loader("train", crop=self.crop)
 
-    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+    def val_dataloader(self) -> Loader:
         """Split ``validation``."""
         return self._loader("validation")
 
-    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+    def test_dataloader(self) -> Loader:
         """Split ``test``."""
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """All rows, sounds only."""
-        rows = Manifest(self.manifest)
-        dataset = PairedMediaSet(rows, self.sample_rate, self.predict_seconds, self.short, self.size, inputs=("waveform",))
-        return self._wrap(dataset, shuffle=False)
+        """All rows, sounds only; Lightning deals them to its processes."""
+        dataset = self.media(Manifest(self.manifest), ("waveform",))
+        dataset.seconds = self.predict_seconds
+        return DataLoader(
+            dataset=dataset,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            collate_fn=_as_is,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
 
     def media(self, rows: Sequence[Row], inputs: Sequence[str], crop: str = "loudest") -> PairedMediaSet:
         """The rows with the media named by ``inputs``."""
-        return PairedMediaSet(rows, self.sample_rate, self.seconds, self.short, self.size, crop, inputs)
+        return PairedMediaSet(
+            rows, self.sample_rate, self.seconds, self.short, self.size, crop, inputs, seed=self.seed, backend=self.backend
+        )
 
     def store(self, feature: Any, crop: str = "loudest") -> FeatureStore | None:
         """Where a task's feature belongs under these settings; None if its inputs change at every reading.
@@ -166,7 +131,7 @@ class PairedMedia(LightningDataModule):
         """
         if self.cache is None:
             raise ValueError("the data has no cache folder: give --data.cache FOLDER")
-        if not set(feature.inputs) <= set(INPUTS) or ("waveform" in feature.inputs and crop == "random"):
+        if not set(feature.inputs) <= set(INPUTS) or ("waveform" in feature.inputs and not self.same_sounds(crop)):
             return None
         sound = {"sample_rate": self.sample_rate, "seconds": self.seconds, "short": self.short, "crop": crop}
         settings = {"waveform": sound, "pixels": {"size": list(self.size), "resize": "bicubic"}}
@@ -178,27 +143,58 @@ class PairedMedia(LightningDataModule):
                 "options": dict(feature.options),
                 "dtype": str(self.cache_dtype).removeprefix("torch."),
             },
-            decoder=decoders(),
+            decoder=decoders(self.backend),
         )
         return FeatureStore(self.cache, key)
+
+    def same_sounds(self, crop: str) -> bool:
+        """Whether a clip's sound is the same, and as long as others, at every reading: only then what it makes is stored."""
+        return crop != "random" and self.bucket_seconds is None
 
     def clip_names(self, rows: Sequence[Row], inputs: Sequence[str]) -> list[str]:
         """Name each row by what its files are now: a file that is replaced is another clip."""
         root = self.manifest.parent.resolve()
         return ["|".join([row.id, *(_file_state(row, name, root) for name in inputs)]) for row in rows]
 
-    def _loader(self, split: str, crop: str = "loudest") -> DataLoader[Any]:
+    def _loader(self, split: str, crop: str = "loudest") -> Loader:
         rows = Manifest(self.manifest, split)
-        dataset = self.media(rows, INPUTS, crop) if self.cache is None else self._cached(rows, crop)
-        return self._wrap(dataset, shuffle=split == "train")
+        dataset = self.media(rows, self.inputs, crop) if self.cache is None else self._cached(rows, crop)
+        groups = None
+        if self.bucket_seconds is not None and "waveform" in dataset.inputs:
+            groups = dataset.lengths = bucket_lengths(dataset.rows, self.bucket_seconds, self.seconds, self.sample_rate)
+        trainer = self.trainer
+        overfitting = bool(getattr(trainer, "overfit_batches", 0))
+        return Loader(
+            self._resident(dataset),
+            self.batch_size,
+            shuffle=split == "train" and not overfitting,
+            seed=self.seed,
+            epoch=trainer.current_epoch if trainer is not None else 0,
+            rank=trainer.global_rank if trainer is not None else 0,
+            world_size=trainer.world_size if trainer is not None else 1,
+            groups=groups,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _resident(self, dataset: PairedMediaSet) -> PairedMediaSet | Resident:
+        """The set with its features in the device's memory, where the option says so."""
+        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+        if self.device_resident == "auto":
+            room = RESIDENT_SHARE.get(device.type, 0.0) * free_bytes(device)
+            if dataset.inputs or not dataset.stored or stored_bytes(dataset) > room:
+                return dataset
+        elif not self.device_resident:
+            return dataset
+        return Resident(dataset, device)
 
     def _cached(self, rows: Sequence[Row], crop: str) -> PairedMediaSet:
         task = self.trainer.lightning_module if self.trainer is not None else None
-        features: dict[str, Feature] = getattr(task, "frozen_features", dict)()
+        features: dict[str, Any] = getattr(task, "frozen_features", dict)()
         if task is not None:
             task.feature_dtype = self.cache_dtype  # type: ignore[assignment]
         found: list[tuple[FeatureStore, list[str]]] = []
-        needed: set[str] = set() if features else set(INPUTS)
+        needed: set[str] = set() if features else set(self.inputs)
         bad: set[int] = set()
         for name, feature in features.items():
             store = self.store(feature, crop)
@@ -206,7 +202,8 @@ class PairedMedia(LightningDataModule):
             failed = store.failures() if store is not None else {}
             if store is None or not store.holds([clip for clip in clips if clip not in failed]):
                 needed |= set(feature.inputs)
-                why = "their crop is random" if store is None else "not all are stored: run `xmodal cache` with this recipe"
+                changing = "what is heard changes from clip to clip or epoch to epoch: crop, bucket_seconds"
+                why = changing if store is None else "not all are stored: run `xmodal cache` with this recipe"
                 rank_zero_warn(f"the {name} are computed anew in every epoch ({why})")
                 continue
             bad |= {index for index, clip in enumerate(clips) if clip in failed}
@@ -224,35 +221,25 @@ class PairedMedia(LightningDataModule):
             self._prints[id(part)] = part.fingerprint()
         return self._prints[id(part)]
 
-    def _wrap(self, dataset: PairedMediaSet, shuffle: bool) -> DataLoader[Any]:
-        return DataLoader(
-            dataset=dataset,
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            drop_last=shuffle and len(dataset) >= self.batch_size,
-            num_workers=self.num_workers,
-            collate_fn=_as_is,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
 
-
-def decoders() -> str:
+def decoders(backend: str = "default") -> str:
     """Names and versions of what turns files into numbers."""
     import av
     import PIL
     import soundfile
 
-    return f"av {av.__version__}, libsndfile {soundfile.__libsndfile_version__}, pillow {PIL.__version__}"
+    media = f"av {av.__version__}, libsndfile {soundfile.__libsndfile_version__}" if backend == "default" else codec_name()
+    return f"{media}, pillow {PIL.__version__}"
+
+
+def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
 
 
 def _as_is(batch: Any) -> Any:
     """``__getitems__`` collates by itself."""
     return batch
-
-
-def _plain(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
 def _file_state(row: Row, name: str, root: Path) -> str:

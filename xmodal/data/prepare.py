@@ -1,4 +1,6 @@
-"""`xmodal data prepare`: manifests from folders and public data sets as they lie on disk. Nothing is copied or decoded.
+"""`xmodal data prepare`: manifests from folders and public data sets as they lie on disk. Nothing is decoded.
+
+Nothing is copied either, but from WebDataset shards, which are unpacked beside the manifest.
 
 A builder is a function ``(source, root) -> rows``, where paths in rows are relative to ``root``, the manifest's folder.
 Facts of the layouts stand with each builder; a clip whose file is missing is counted, not invented.
@@ -14,8 +16,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from xmodal.data.manifest import write_manifest
+from xmodal.data.shards import unpack
 
 AUDIO = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aiff", ".aif"}
 IMAGE = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
@@ -39,7 +43,12 @@ class Found:
         resolved = path.resolve()
         if not resolved.is_relative_to(self.root):
             raise ValueError(f"{path} lies outside the manifest's folder {self.root}: write the manifest into a folder above it")
-        return str(resolved.relative_to(self.root))
+        name = str(resolved.relative_to(self.root))
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the name of {name!r} is not valid UTF-8: rename the file") from error
+        return name
 
     def media(self, files: dict[str, Path]) -> Row:
         """The fields audio, image and video of a clip; its video is left out where it has both others."""
@@ -48,11 +57,16 @@ class Found:
         return {key: self.relative(path) for key, path in files.items()}
 
 
-def prepare(kind: str, source: Path, manifest: Path) -> tuple[int, list[str]]:
+def prepare(kind: str, source: Path, manifest: Path, validation: float = 0.0, test: float = 0.0) -> tuple[int, list[str]]:
     """Write the manifest of a data set; returns the number of clips and the names of those whose files are missing.
+
+    ``validation`` and ``test`` are the shares that these splits get of the clips which have none; the others are for
+    training then. A clip's split depends on its id alone, so it stays where it is when others are added.
 
     Raises ValueError for an unknown kind, a layout that does not fit, or where nothing is found; FileNotFoundError.
     """
+    if min(validation, test) < 0 or validation + test >= 1:
+        raise ValueError(f"validation {validation} and test {test} are shares of 1, and something must be left for training")
     if kind not in BUILDERS:
         raise ValueError(f"there is no data set kind {kind!r}: known are {', '.join(BUILDERS)}")
     if not source.exists():
@@ -62,7 +76,15 @@ def prepare(kind: str, source: Path, manifest: Path) -> tuple[int, list[str]]:
     if not rows:
         hint = f": {len(found.missing)} clips are listed, none of their files is there" if found.missing else ""
         raise ValueError(f"nothing of kind {kind!r} was found in {source}{hint} (see docs/data.md for the layout)")
+    if validation or test:
+        for row in rows:
+            row["split"] = row.get("split") or _share(row["id"], validation, test)
     return write_manifest(manifest, rows), found.missing
+
+
+def _share(name: str, validation: float, test: float) -> str:
+    place = crc32(name.encode()) / 2**32
+    return "validation" if place < validation else "test" if place < validation + test else "train"
 
 
 def by_stem(folder: Path) -> dict[str, dict[str, Path]]:
@@ -211,6 +233,24 @@ def imagehear(source: Path, found: Found) -> Iterator[Row]:
             yield {"id": path.stem, "image": found.relative(path), "label": label, "split": "test"}
 
 
+def webdataset(source: Path, found: Found) -> Iterator[Row]:
+    """``*.tar`` shards of any depth, unpacked into ``media/SHARD/`` beside the manifest.
+
+    ``KEY.json`` may hold text (or caption), label (or class), split, start and duration; ``KEY.txt`` is the text and
+    ``KEY.cls`` the label. Without a split of its own a clip has that of its shard's name (``train-0003.tar``). A shard that is
+    unpacked already is not unpacked again; a key that another shard has used gets its shard's name in front.
+    """
+    seen: set[str] = set()
+    for shard in sorted(source.rglob("*.tar")):
+        place = "-".join(shard.relative_to(source).with_suffix("").parts)
+        for row in unpack(shard, found.root / "media" / place, KINDS):
+            if row["id"] in seen:
+                row["id"] = f"{place}-{row['id']}"
+            seen.add(row["id"])
+            media: dict[str, Path] = {key: row.pop(key) for key in ("audio", "image", "video") if key in row}
+            yield {**row, **found.media(media)}
+
+
 BUILDERS: dict[str, Builder] = {
     "folder": folder,
     "class-folders": class_folders,
@@ -219,6 +259,7 @@ BUILDERS: dict[str, Builder] = {
     "clotho": clotho,
     "music": music,
     "imagehear": imagehear,
+    "webdataset": webdataset,
 }
 
 

@@ -13,8 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xmodal.data.audio import resample
+from xmodal.data.codec import check_backend, read_frames
+
 POLICIES = ("at", "key")
 LONGEST = 3600.0  # seconds
+AAC_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 
 
 def decoder() -> str:
@@ -37,7 +41,7 @@ def video_duration(path: str | Path) -> float:
         return _duration(container, stream)
 
 
-def load_frames(path: str | Path, times: Sequence[float] | int = 1, policy: str = "at") -> Tensor:
+def load_frames(path: str | Path, times: Sequence[float] | int = 1, policy: str = "at", backend: str = "default") -> Tensor:
     """Read frames of a video.
 
     Args:
@@ -45,6 +49,7 @@ def load_frames(path: str | Path, times: Sequence[float] | int = 1, policy: str 
         times: seconds from the start, or a number of evenly spaced frames (1 is the middle frame).
         policy: ``at`` gives the frame that is shown at each time; ``key`` the last key frame at or before it, which
             needs no decoding of the frames between (many times faster for large pictures with rare key frames).
+        backend: ``default``, or ``torchcodec`` (see :mod:`xmodal.data.codec`), which knows only the policy ``at``.
 
     Returns float32 (N, 3, H, W) in [0, 1], in the order of ``times``.
 
@@ -53,11 +58,16 @@ def load_frames(path: str | Path, times: Sequence[float] | int = 1, policy: str 
     path = Path(path)
     if policy not in POLICIES:
         raise ValueError(f"policy {policy!r} is not one of {', '.join(POLICIES)}")
+    check_backend(backend)
+    if backend == "torchcodec" and policy != "at":
+        raise ValueError(f"the back-end torchcodec has no policy {policy!r}: use the back-end default")
     with _Opened(path) as (container, stream):
         duration = _duration(container, stream)
         wanted = even_times(duration, times) if isinstance(times, int) else list(times)
         if not wanted or min(wanted) < 0 or max(wanted) >= duration + 1e-6:
             raise ValueError(f"{path} lasts {duration:.2f} s, but frames were asked for at {wanted or 'no time'}")
+        if backend == "torchcodec":
+            return read_frames(path, wanted).float() / 255
         frames = _pick(container, stream, wanted, policy, path)
     sizes = {frame.shape for frame in frames}
     if len(sizes) > 1:
@@ -72,7 +82,10 @@ def write_soundtrack(video: str | Path, waveform: Tensor, sample_rate: int, targ
     end. Raises ValueError as `load_frames` does, or if the container cannot hold the pictures' codec.
     """
     video, target = Path(video), Path(target)
-    samples = np.atleast_2d(waveform.detach().cpu().float().clamp(-1, 1).numpy())
+    waveform = waveform.detach().cpu().float()
+    if sample_rate not in AAC_RATES:
+        waveform, sample_rate = resample(waveform, sample_rate, 48_000), 48_000
+    samples = np.atleast_2d(waveform.clamp(-1, 1).numpy())
     partial = target.with_name(f".partial-{target.name}")
     try:
         with _Opened(video) as (source, pictures):

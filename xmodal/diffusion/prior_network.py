@@ -230,8 +230,8 @@ class TimeMLP(nn.Module):
         self.net = nn.Sequential(nn.Sequential(first, nn.SiLU()), nn.Sequential(second, nn.SiLU()), nn.Linear(2 * out, out))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, d) -> (B, out)."""
-        return self.net(x)
+        """(B, d) -> (B, out), in the precision of the weights."""
+        return self.net(x.to(next(self.net.parameters()).dtype))
 
 
 class PriorNetwork(nn.Module):

@@ -7,7 +7,6 @@ log-mel, C latent channels, l and m latent frames and bands.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -25,9 +24,18 @@ from xmodal.diffusion.training import denoising_loss
 from xmodal.foundation import laion_clap
 from xmodal.foundation import vocoder as vocoders
 from xmodal.foundation.base import AudioGenerator, Card, Vocoder, find_card
-from xmodal.foundation.card import HUB, HUB_ID
-from xmodal.foundation.checkpoint import assign, only_tensors, read_pickle, read_tensors
-from xmodal.foundation.clap import find, tables
+from xmodal.foundation.card import any_card, locate
+from xmodal.foundation.checkpoint import (
+    CONFIG,
+    assign,
+    only_tensors,
+    read_json,
+    read_module,
+    read_pickle,
+    read_scheduler,
+    read_tensors,
+)  # fmt: skip
+from xmodal.foundation.clap import tables
 from xmodal.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -245,7 +253,7 @@ class AudioLDM(AudioGenerator):
             from transformers import ClapTextModelWithProjection
 
             with torch.inference_mode(False):  # it is kept, and must serve training too
-                made = _empty_text(_read(ClapTextModelWithProjection, self._folder / "text_encoder"))
+                made = _empty_text(read_module(ClapTextModelWithProjection, self._folder / "text_encoder"))
                 self.null_embedding = self._condition(made[None].to(self.unet.device), NULL)[0]
         return self.null_embedding
 
@@ -308,11 +316,14 @@ def _check_parts(vae: Any, unet: Any, vocoder: Vocoder, factor: int) -> None:
         raise ValueError(f"the vocoder's {vocoder.mel.n_mels} mel bands are no multiple of the VAE's factor {factor}")
 
 
+def card_of(name: str) -> Card:
+    """Return the card of a name, a hub id or a path."""
+    return any_card(CARDS, name, "audioldm", _FILES)
+
+
 def _folder(card: str, local_files_only: bool) -> Path:
     """Find the folder of a card, path or hub id."""
-    if card in CARDS or Path(card).exists() or not HUB_ID.fullmatch(card):
-        return find(find_card(CARDS, card, "audioldm"), local_files_only)
-    return find(Card(card, dict.fromkeys(_FILES), "unknown", False, f"{HUB}{card}", 0), local_files_only)
+    return locate(card_of(card), local_files_only)
 
 
 def _load(folder: Path, heads: str, dtype: torch.dtype) -> dict[str, Any]:
@@ -322,30 +333,19 @@ def _load(folder: Path, heads: str, dtype: torch.dtype) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}: a diffusers folder holds them, copy them all")
     import diffusers
 
-    kind = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
-    autoencoder = json.loads((folder / "vae" / "config.json").read_text())["_class_name"]
+    autoencoder = read_json(folder / "vae" / CONFIG, OFFICIAL).get("_class_name")
     if autoencoder not in AUTOENCODERS:
         raise ValueError(f"{folder / 'vae'} holds a {autoencoder}, but expected {' or '.join(AUTOENCODERS)}")
-    channels = tuple(json.loads((folder / "unet" / "config.json").read_text())["block_out_channels"])
+    channels = tuple(read_json(folder / "unet" / CONFIG, OFFICIAL).get("block_out_channels") or ())
     known = heads == "official" and channels in OFFICIAL_HEADS
-    changed = {"attention_head_dim": OFFICIAL_HEADS[channels]} if known else {}  # diffusers' name for the number of heads
+    heads_of = {"attention_head_dim": OFFICIAL_HEADS[channels]} if known else {}  # diffusers' name for the number of heads
+    options: dict[str, Any] = {"torch_dtype": dtype, "low_cpu_mem_usage": False}
+    changed: dict[str, Any] = options | heads_of
     return {
-        "vae": _read(getattr(diffusers, autoencoder), folder / "vae", torch_dtype=dtype, low_cpu_mem_usage=False),
-        "unet": _read(diffusers.UNet2DConditionModel, folder / "unet", torch_dtype=dtype, low_cpu_mem_usage=False, **changed),
-        "scheduler": getattr(diffusers, kind).from_pretrained(folder / "scheduler", local_files_only=True),
+        "vae": read_module(getattr(diffusers, autoencoder), folder / "vae", **options),
+        "unet": read_module(diffusers.UNet2DConditionModel, folder / "unet", **changed),
+        "scheduler": read_scheduler(folder / "scheduler"),
     }
-
-
-def _read(kind: Any, folder: Path, **options: Any) -> Any:
-    """Load a module; raises ValueError where the library would fill missing weights with random numbers and go on."""
-    try:
-        model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
-    except RuntimeError as error:
-        raise ValueError(f"the weights in {folder} do not fit its config: {str(error).splitlines()[-2].strip()}") from error
-    wrong = [*report["missing_keys"], *report["mismatched_keys"]]
-    if wrong:
-        raise ValueError(f"the weights in {folder} do not fit its config: {len(wrong)} are missing, first {wrong[0]}")
-    return model
 
 
 def save_null_embedding(embedding: Tensor, folder: Path) -> None:

@@ -23,11 +23,9 @@ from torch.nn import functional as F
 
 from xmodal.foundation.base import AudioEncoder, Card, find_card
 from xmodal.foundation.checkpoint import assign, read_folder, read_pickle, write_folder
+from xmodal.foundation.kaldi import HOP, MEL_BINS, SAMPLE_RATE, WINDOW, fbank
 from xmodal.frozen import Frozen
 
-SAMPLE_RATE = 16_000
-MEL_BINS = 128
-WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms, the next power of two
 FBANK_MEAN, FBANK_STD = 15.41663, 6.55582  # of AudioSet, as published; the standard deviation is used twice over
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 POSITION_KEY = "self_attn.relative_attention_bias.weight"
@@ -88,34 +86,6 @@ class BEATsConfig:
     def min_samples(self) -> int:
         """Samples of the shortest sound that fills one patch: 2800 for patches of 16 frames."""
         return WINDOW + (self.input_patch_size - 1) * HOP
-
-
-def _mel(hertz: np.ndarray) -> np.ndarray:
-    return 1127.0 * np.log1p(hertz / 700.0)
-
-
-@lru_cache(maxsize=1)
-def _filters() -> tuple[np.ndarray, np.ndarray]:
-    """Povey window (400,) and triangles (257, 128), even in mel from 20 Hz to 8 kHz; numpy, so no torch mode can taint them."""
-    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / (WINDOW - 1))) ** 0.85
-    low, high = _mel(np.array([20.0, SAMPLE_RATE / 2]))
-    edges = np.linspace(low, high, MEL_BINS + 2)
-    bins = _mel(np.arange(FFT // 2 + 1) * SAMPLE_RATE / FFT)[:, None]
-    rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    triangles = np.clip(np.minimum(rise, fall), 0, None)
-    triangles[-1] = 0  # Kaldi leaves the Nyquist bin out
-    return window.astype(np.float32), triangles.astype(np.float32)
-
-
-def kaldi_fbank(waveform: Tensor) -> Tensor:
-    """Log mel energies (B, F, 128) of 16 kHz waveforms (B, T) in [-1, 1], F = (T - 400) // 160 + 1; always float32."""
-    window, triangles = (torch.from_numpy(array).to(waveform.device) for array in _filters())
-    frames = (waveform.float() * 2**15).unfold(-1, WINDOW, HOP)
-    frames = frames - frames.mean(-1, keepdim=True)
-    previous = torch.cat((frames[..., :1], frames[..., :-1]), -1)
-    spectrum = torch.view_as_real(torch.fft.rfft((frames - 0.97 * previous) * window, FFT)).square().sum(-1)
-    return (spectrum @ triangles).clamp(min=torch.finfo(torch.float32).eps).log()
 
 
 @lru_cache(maxsize=16)
@@ -300,9 +270,7 @@ class BEATsModel(nn.Module):
                 f"BEATs needs at least {self.config.min_samples} samples at {SAMPLE_RATE} Hz (one patch of "
                 f"{self.config.input_patch_size} frames), got {waveform.shape[1]}: give a longer sound"
             )
-        kind = waveform.device.type
-        with torch.autocast(kind if torch.amp.is_autocast_available(kind) else "cpu", enabled=False):
-            return (kaldi_fbank(waveform) - FBANK_MEAN) / (2 * FBANK_STD)
+        return (fbank(waveform.float() * 2**15) - FBANK_MEAN) / (2 * FBANK_STD)
 
     def patches(self, fbank: Tensor) -> Tensor:
         """(B, F, 128) -> layer-normalised patches (B, L, embed_dim) in time order, 8 frequency patches per time step."""
@@ -432,19 +400,19 @@ class BEATs(AudioEncoder):
     def tokens(self, waveform: Tensor) -> Tensor:
         """16 kHz waveforms (B, T) -> the chosen layers side by side (B, L, width), time-major, 8 tokens per 160 ms."""
         hidden = self.model.hidden_states(waveform)
-        return torch.cat([hidden[layer] for layer in self.layers], -1)
+        return torch.cat([hidden[layer] for layer in self.layers], -1).float()
 
     def embed(self, inputs: Tensor) -> Tensor:
         """16 kHz waveforms (B, T) -> the mean of the last layer's tokens (B, dim), not normalised."""
-        return self.model.features(inputs).mean(1)
+        return self.model.features(inputs).mean(1).float()
 
     def class_logits(self, waveform: Tensor) -> Tensor:
         """16 kHz waveforms (B, T) -> logits of ``labels`` (B, N), any number of which may be right."""
-        return self.model.logits(waveform)
+        return self.model.logits(waveform).float()
 
     def tag(self, waveform: Tensor) -> Tensor:
         """16 kHz waveforms (B, T) -> independent probability of each class (B, N); ValueError without a classifier."""
-        return self.model.logits(waveform).sigmoid()
+        return self.model.logits(waveform).float().sigmoid()
 
 
 def import_checkpoint(file: Path, folder: Path) -> Path:
@@ -476,9 +444,22 @@ def tiny() -> dict[str, Callable[[], Frozen]]:
     return {"BEATs": lambda: BEATs.from_model(BEATsModel(config).eval())}
 
 
-def _official(name: str, parameters: int) -> Card:
-    files, layers = {f"{name}.pt": None}, {"layers": [4, 8, 12]}
-    return Card(f"{name}.pt", files, "MIT", True, OFFICIAL, parameters, 768, SAMPLE_RATE, normalised=False, options=layers)
+# Of files that several parties published the same hash of.
+SHA256 = {
+    "BEATs_iter3_plus_AS2M": "d43cbfad4d7b56381c061d7a24774f908d4d94c72961f6eb1d9090ff18cd8d34",
+    "BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt1": "7f9362028ac6e5c049e8dc314d87e90e4f82a15a8e472deb56af55d7f9b34d6a",
+    "BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2": "e5815275a04b6885e7b8af63d120b29bffae2cd2225cf4915e1ec6d819d3022c",
+}
+
+
+def _official(iteration: str, tuned: str = "") -> Card:
+    """A release: its iteration, and which of the two fine-tuned forms, if any; all are of one size each."""
+    name = f"BEATs_{iteration}_finetuned_on_AS2M_{tuned}" if tuned else f"BEATs_{iteration}"
+    parameters, size = (90_717_055, 363_145_291) if tuned else (90_311_792, 361_499_833)
+    return Card(
+        f"{name}.pt", {f"{name}.pt": SHA256.get(name)}, "MIT", True, OFFICIAL, parameters, 768, SAMPLE_RATE, normalised=False,
+        options={"layers": [4, 8, 12]}, size=size,
+    )  # fmt: skip
 
 
 CARDS: dict[str, Card] = {
@@ -494,7 +475,9 @@ CARDS: dict[str, Card] = {
         normalised=False,
         options={"layers": [2, 3, 4]},
     ),
-    "iter3-plus-as2m": _official("BEATs_iter3_plus_AS2M", 90_311_792),
-    "iter3-plus-as2m-cpt1": _official("BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt1", 90_717_055),
-    "iter3-plus-as2m-cpt2": _official("BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2", 90_717_055),
+    **{
+        "-".join(part for part in (iteration.lower().replace("_", "-"), tuned) if part): _official(iteration, tuned)
+        for iteration in ("iter3_plus_AS2M", "iter3_plus_AS20K", "iter3", "iter2", "iter1")
+        for tuned in ("", "cpt1", "cpt2")
+    },
 }

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ class Card:
     def missing(self) -> str:
         """Return the sentence for weights that are not here: files, size, source, and the command that fetches them."""
         names = ", ".join([*self.files][:3]) + (f" and {len(self.files) - 3} more" if len(self.files) > 3 else "")
-        what = f"{names or 'all files'}; {readable(self.size) if self.size else 'size unknown'}"
+        what = f"{names or 'all files'}; {self.weight}"
         start = f"the weights of {self.source!r} are not on this machine ({what}; from {self.origin}; looked at {self.place})"
         if self.shipped:
             return f"{start}: they come with the package, so install it again"
@@ -137,6 +137,13 @@ class Card:
         if self.name and (self.repository or self.address):
             return f"{start}: run `xmodal pull {self.name}`, or give the path as card"
         return f"{start}: download them by hand and give the path as card, or put them where it was looked"
+
+    @property
+    def weight(self) -> str:
+        """The size of the download as people say it: as published, or what the parameters weigh, or that it is unknown."""
+        if self.size:
+            return readable(self.size)
+        return f"size not published, {readable(4 * self.parameters)} if in float32" if self.parameters else "size unknown"
 
     def verify(self) -> None:
         """Compare the sha256 of every file whose hash the card knows; raises ValueError on the first difference."""
@@ -156,6 +163,33 @@ def find_card(cards: Mapping[str, Card], name: str, kind: str) -> Card:
     raise ValueError(f"{kind} has no card {name!r} and no such path exists; its cards are: {', '.join(cards)}")
 
 
+def any_card(cards: Mapping[str, Card], name: str, kind: str, files: Iterable[str]) -> Card:
+    """Return what `find_card` does or, for a hub id ``owner/name``, a card of unknown terms with these files."""
+    if name in cards or Path(name).exists() or not HUB_ID.fullmatch(name) or name.endswith(PICKLED):
+        return find_card(cards, name, kind)
+    return Card(name, dict.fromkeys(files), "unknown", False, f"{HUB}{name}", 0, name=f"{kind.lower()}:{name}")
+
+
+def locate(card: Card, local_files_only: bool = True) -> Path:
+    """Return the folder (or file) of a card's weights, their hashes compared.
+
+    Only ``local_files_only`` false permits a download, from the hub alone. Raises FileNotFoundError that says what to do
+    where the weights are not here, or cannot be fetched; ValueError where a hash differs.
+    """
+    if not local_files_only and card.repository and card.find() is None:
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(card.repository, allow_patterns=[*card.files]))
+            if lacking := card.lacking(folder):
+                snapshot_download(card.repository, allow_patterns=[instead(name) for name in lacking])
+        except Exception as error:  # its network libraries' own kinds have changed from version to version
+            reason = (" ".join(str(error).split()) or type(error).__name__).partition(". ")[0][:200]
+            raise FileNotFoundError(f"{card.missing()}; the hub did not give them ({reason})") from error
+    card.verify()
+    return card.folder()
+
+
 def sha256(path: Path) -> str:
     """Return the sha256 of a file, 64 hexadecimal digits."""
     with path.open("rb") as file:
@@ -169,6 +203,13 @@ def readable(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} GB"
+
+
+def offline() -> bool:
+    """Tell whether the environment forbids the network (``HF_HUB_OFFLINE``, which `--offline` sets)."""
+    return any(
+        os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
 
 
 def hub_cache() -> Path:

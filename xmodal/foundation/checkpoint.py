@@ -11,10 +11,12 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -23,17 +25,31 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 CLAIM = 64  # times its size on disk that a file's tensors may be: weights that are shared, or repeated along an axis
 
 
-def read_pickle(path: Path, origin: str) -> Any:
+def read_pickle(path: Path, origin: str, arrays: bool = False) -> Any:
     """Return the content of a ``.pt``, ``.pth``, ``.bin`` or ``.ckpt`` file: tensors, numbers, text, dicts and lists only.
 
-    ``origin`` tells in messages where a good file comes from. Raises FileNotFoundError or ValueError.
+    ``arrays`` permits numpy's arrays and single numbers besides. ``origin`` tells in messages where a good file comes from.
+    Raises FileNotFoundError or ValueError.
     """
     _check_is_file(path, f"give the path of a weight file from {origin}")
     try:
         _check_archive(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with _numpy_values() if arrays else nullcontext():
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes of others: whatever goes wrong in reading them is the file's fault
         raise ValueError(f"{path} cannot be read as a PyTorch file ({_reason(error)}): fetch it again from {origin}") from error
+
+
+def _numpy_values() -> AbstractContextManager[Any]:
+    """Let the safe reader accept plain numbers of numpy, alone or in arrays; old files name them by numpy.core."""
+    array, scalar = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
+    names: list[Any] = [
+        (function, f"numpy.{core}.multiarray.{name}")
+        for core in ("core", "_core")
+        for name, function in (("_reconstruct", array), ("scalar", scalar))
+    ]
+    kinds = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u4", "bool")]
+    return torch.serialization.safe_globals([*names, np.ndarray, np.dtype, *kinds])
 
 
 def read_tensors(path: Path, origin: str) -> dict[str, Tensor]:
@@ -109,16 +125,56 @@ def assign(model: nn.Module, state: Mapping[str, Tensor], path: Path, kind: str)
 
 def read_folder(folder: Path, origin: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return config and tensors of a folder written by `write_folder`; raises FileNotFoundError or ValueError."""
-    path = folder / CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: the folder holds {CONFIG} and {WEIGHTS}, copy both from {origin}")
+    return read_json(folder / CONFIG, origin), read_tensors(folder / WEIGHTS, origin)
+
+
+def read_json(path: Path, origin: str) -> dict[str, Any]:
+    """Return the object in a JSON file that lies beside weights; raises FileNotFoundError or ValueError."""
+    _check_is_file(path, f"copy the whole folder from {origin}")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): get it again from {origin}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} holds a {type(config).__name__}, but expected an object with the model's sizes")
-    return config, read_tensors(folder / WEIGHTS, origin)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, but expected an object with names and values")
+    return content
+
+
+def read_module(kind: Any, folder: Path, optional: Iterable[str] = (), known: bool = False, **options: Any) -> Any:
+    """Load a module of transformers or diffusers from its folder; its pickles are read by weights alone, as `read_pickle` does.
+
+    Raises FileNotFoundError, or ValueError where a file is damaged and where the libraries would go on with random numbers
+    in the place of tensors that are missing (``optional`` ones may be) or misshapen; with ``known`` also where there are others.
+    """
+    read_json(folder / CONFIG, "its publisher")
+    try:
+        model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
+    except Exception as error:  # whatever goes wrong in reading files of others is the files' fault
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        shown = next((line for line in lines if "mismatch" in line), lines[0])[:200]
+        raise ValueError(
+            f"the weights in {folder} are damaged or do not fit its {CONFIG} ({shown}): copy the folder again"
+        ) from error
+    wrong = [*(set(report["missing_keys"]) - set(optional)), *report["mismatched_keys"]]
+    wrong += report["unexpected_keys"] if known else []
+    if wrong:
+        kinds = "missing, misshapen or unknown" if known else "missing or misshapen"
+        raise ValueError(f"the weights in {folder} do not fit its {CONFIG}: {len(wrong)} are {kinds}, first {wrong[0]}")
+    return model
+
+
+def read_scheduler(folder: Path) -> Any:
+    """Build the diffusers scheduler of a folder with ``scheduler_config.json``; raises FileNotFoundError or ValueError."""
+    import diffusers
+
+    path = folder / "scheduler_config.json"
+    name = read_json(path, "its publisher").get("_class_name")
+    if not (isinstance(name, str) and name.endswith("Scheduler") and hasattr(diffusers, name)):
+        raise ValueError(f"{path} names {name!r}, which is no scheduler of diffusers: copy the whole folder again")
+    try:
+        return getattr(diffusers, name).from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} is not of a {name} ({str(error).splitlines()[0]}): copy the whole folder again") from error
 
 
 def write_folder(

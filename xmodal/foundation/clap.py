@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xmodal.foundation.base import AudioEncoder, Card, TextEncoder, find_card
-from xmodal.foundation.card import HUB_ID, PICKLED, instead
-from xmodal.foundation.checkpoint import assign, only_tensors, read_pickle, read_tensors, write_folder
+from xmodal.foundation.base import AudioEncoder, Card, TextEncoder
+from xmodal.foundation.card import any_card, instead, locate
+from xmodal.foundation.checkpoint import assign, only_tensors, read_json, read_pickle, read_tensors, write_folder
 from xmodal.frozen import Frozen
 
 Crop = Literal["centre", "start", "windows"]
@@ -60,7 +60,7 @@ class FrontEnd:
     @classmethod
     def read(cls, path: Path, fused: bool) -> Self:
         """Read a ``preprocessor_config.json``; raises FileNotFoundError, or ValueError where a value is absent or unknown."""
-        content = _json(path, "its publisher")
+        content = read_json(path, "its publisher")
         names = ("sampling_rate", "fft_window_size", "hop_length", "feature_size", "frequency_min", "frequency_max")
         lacking = [name for name in (*names, "max_length_s") if not isinstance(content.get(name), int | float)]
         if lacking or content.get("padding", "repeatpad") != "repeatpad" or content.get("top_db") is not None:
@@ -183,8 +183,8 @@ class AudioTower(AudioEncoder):
         sample_rate: int | None = None, local_files_only: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
-        chosen = _card(card)
-        place = find(chosen, local_files_only)
+        chosen = card_of(card)
+        place = locate(chosen, local_files_only)
         model: Any = _tower(place, "audio", chosen.origin)
         fused, settings = model.config.enable_fusion, place / PREPROCESSOR
         # Of published weights the settings are known; of others they are never guessed.
@@ -271,11 +271,11 @@ class TextTower(TextEncoder):
         from transformers import AutoTokenizer
 
         super().__init__()
-        chosen = _card(card)
-        place = find(chosen, local_files_only)
+        chosen = card_of(card)
+        place = locate(chosen, local_files_only)
         model = _tower(place, "text", chosen.origin)
         beside = next((each for each in (place / "tokenizer", place) if (each / "tokenizer_config.json").is_file()), None)
-        words = beside if beside and not tokenizer else find(_card(tokenizer or ROBERTA, ("*.json",)), local_files_only)
+        words = beside if beside and not tokenizer else locate(card_of(tokenizer or ROBERTA, ("*.json",)), local_files_only)
         try:
             made = AutoTokenizer.from_pretrained(words, local_files_only=True)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -320,32 +320,9 @@ class TextTower(TextEncoder):
         return row if len(row) <= self.max_length else [*row[: self.max_length - 1], row[-1]]
 
 
-def _card(name: str, files: tuple[str, ...] = ("*.json", WEIGHTS)) -> Card:
+def card_of(name: str, files: tuple[str, ...] = ("*.json", "*.txt", WEIGHTS)) -> Card:
     """Return the card of a name, a hub id (with its files) or a path."""
-    if name in CARDS or Path(name).exists() or not HUB_ID.fullmatch(name) or name.endswith(PICKLED):
-        return find_card(CARDS, name, "clap")
-    return Card(name, dict.fromkeys(files), "unknown", False, f"https://huggingface.co/{name}", 0)
-
-
-def find(card: Card, local_files_only: bool) -> Path:
-    """Return a card's folder or file; where that is permitted, download it first. Raises FileNotFoundError without one."""
-    if not local_files_only and card.repository and card.find() is None:
-        from huggingface_hub import snapshot_download
-
-        folder = Path(snapshot_download(card.repository, allow_patterns=[*card.files, "merges.txt"]))
-        if lacking := card.lacking(folder):
-            snapshot_download(card.repository, allow_patterns=[instead(name) for name in lacking])
-    card.verify()
-    return card.folder()
-
-
-def _json(path: Path, origin: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: copy the whole folder from {origin}")
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}): get it again from {origin}") from error
+    return any_card(CARDS, name, "clap", files)
 
 
 def _tower(place: Path, part: str, origin: str) -> nn.Module:
@@ -359,7 +336,7 @@ def _tower(place: Path, part: str, origin: str) -> nn.Module:
         config = getattr(transformers, f"Clap{part.title()}Config")(**SIZES_OF[part](state, place))
     else:
         place = place / "text_encoder" if (place / "text_encoder").is_dir() else place  # AudioLDM's
-        content, state = _json(place / CONFIG, origin), _read(place, KEYS[part], origin)
+        content, state = read_json(place / CONFIG, origin), _read(place, KEYS[part], origin)
         if content.get("model_type") == "clap":
             config = getattr(transformers.ClapConfig.from_dict(content), f"{part}_config")
         elif content.get("model_type") == f"clap_{part}_model":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -19,8 +19,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xmodal.foundation.base import Card, ImageEncoder, TextEncoder, find_card
-from xmodal.foundation.checkpoint import assign, only_tensors, read_pickle, write_folder
+from xmodal.foundation.base import Card, ImageEncoder, TextEncoder
+from xmodal.foundation.card import HUB, any_card, locate
+from xmodal.foundation.checkpoint import assign, only_tensors, read_json, read_pickle, write_folder
 from xmodal.frozen import Frozen
 
 Floats = tuple[float, ...]
@@ -85,9 +86,9 @@ class ImageTower(ImageEncoder):
 
     def __init__(self, card: str = "mini", normalise: bool = False, local_files_only: bool = True) -> None:
         super().__init__()
-        chosen = _card(card)
+        chosen = card_of(card)
         if chosen.source.startswith(SCHEMES):
-            release = _release(chosen.source, local_files_only)
+            release = _release(chosen, local_files_only)
             self._assemble(_open_clip_tower(release, vision=True), _preprocess(chosen, release.preprocessing), normalise)
         else:
             folder = _folder(chosen, local_files_only)
@@ -153,9 +154,9 @@ class TextTower(TextEncoder):
         self, card: str = "mini", normalise: bool = False, truncate: bool = False, local_files_only: bool = True
     ) -> None:
         super().__init__()
-        chosen = _card(card)
+        chosen = card_of(card)
         if chosen.source.startswith(SCHEMES):
-            self._assemble(*_open_clip_text(_release(chosen.source, local_files_only)), normalise, truncate)
+            self._assemble(*_open_clip_text(_release(chosen, local_files_only)), normalise, truncate)
             return
         from transformers import CLIPTokenizer
 
@@ -235,49 +236,26 @@ def _image_size(model: Any) -> int:
     return size if isinstance(size, int) else max(size)
 
 
-def _card(name: str) -> Card:
-    """Return the card of a name, an open_clip name, a hub id or a path."""
-    is_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~", *SCHEMES)) and not Path(name).exists()
-    if name in CARDS or not (is_hub_id or name.startswith(SCHEMES)):
-        return find_card(CARDS, name, "clip")
-    return Card(source=name, files={}, licence="unknown", commercial=False, origin=name, parameters=0)
+def card_of(name: str) -> Card:
+    """Return the card of a name, a path, a hub id, or of what open_clip publishes or reads; ValueError for another."""
+    if name in CARDS or not name.startswith(SCHEMES):
+        return any_card(CARDS, name, "clip", ("*.json", "*.txt", WEIGHTS[0]))
+    scheme, _, rest = name.partition(":")
+    files, origin = [OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS[0]], f"{HUB}{rest}" if scheme == "hf-hub" else rest
+    if scheme == "open_clip":
+        repository, _, file = _published_by_open_clip(name)[1]["hf_hub"].rpartition("/")
+        files, origin = [file or OPEN_CLIP_WEIGHTS[0]], f"{HUB}{repository}"
+    return Card(name, dict.fromkeys(files), "unknown", False, origin, 0, name=f"clip:{name}")
 
 
 def _folder(card: Card, local_files_only: bool) -> Path:
-    """Find the transformers folder of a card."""
-    if not (card.source.startswith("recipe:") or Path(card.source).exists()):
-        return _hub_folder(card.source, WEIGHTS, local_files_only)
-    folder = card.folder()
+    """Find the transformers folder of a card; that a tokenizer lacks is for its reader to say."""
+    bare = replace(card, files={name: card.files[name] for name in card.files if name in (CONFIG, *WEIGHTS)})
+    folder = locate(bare if bare.find() else card, local_files_only)
     if not (folder / CONFIG).is_file():
         mend = f"a folder with {OPEN_CLIP_CONFIG} and {OPEN_CLIP_WEIGHTS[0]} or {OPEN_CLIP_WEIGHTS[1]} is given as local-dir:PATH"
         raise FileNotFoundError(f"{folder} is no transformers folder, it lacks {CONFIG}: copy the whole folder; {mend}")
-    card.verify()
     return folder
-
-
-def _hub_folder(source: str, weights: tuple[str, ...], local_files_only: bool) -> Path:
-    """Find a hub repository in the local cache; where that is permitted, download what is needed of it."""
-    from huggingface_hub import errors, hf_hub_download, snapshot_download
-
-    try:
-        folder = snapshot_download(source, allow_patterns=["*.json", "merges.txt"], local_files_only=local_files_only)
-    except (errors.EntryNotFoundError, errors.RepositoryNotFoundError) as error:
-        mend = f"run `hf download {source}`, set local_files_only to false, or give the path of its folder as card"
-        raise FileNotFoundError(f"{source} is not in the local hub cache: {mend}") from error
-    for name in () if local_files_only else weights:
-        with suppress(errors.EntryNotFoundError):
-            hf_hub_download(source, name)
-            break
-    return Path(folder)
-
-
-def _json(path: Path, origin: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: copy the whole folder from {origin}")
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): get it again from {origin}") from error
 
 
 def _read(folder: Path, names: tuple[str, ...], wanted: tuple[str, ...], origin: str) -> tuple[Path, dict[str, Tensor]]:
@@ -313,7 +291,7 @@ def _preprocess(card: Card, found: Mapping[str, Any] | None) -> Preprocess:
 
 def _settings(folder: Path, origin: str) -> dict[str, Any]:
     """What ``preprocessor_config.json`` says, in open_clip's terms."""
-    content = _json(folder / PREPROCESSOR, origin)
+    content = read_json(folder / PREPROCESSOR, origin)
     sides = [side if isinstance(side, dict) else {"height": side} for side in map(content.get, ("size", "crop_size"))]
     cropped = content.get("do_center_crop", True)
     found = {value for side in sides[: 1 + cropped] for value in side.values()}
@@ -327,7 +305,7 @@ def _transformers_tower(folder: Path, part: str, origin: str) -> nn.Module:
     """Build one tower ("vision" or "text") of a transformers folder and fill it, strictly."""
     import transformers
 
-    content = _json(folder / CONFIG, origin)
+    content = read_json(folder / CONFIG, origin)
     if content.get("model_type") == "clip":
         whole = transformers.CLIPConfig.from_dict(content)
         config = getattr(whole, f"{part}_config")
@@ -368,31 +346,39 @@ class _Release(NamedTuple):
     origin: str
 
 
-def _release(source: str, local_files_only: bool) -> _Release:
+def _release(card: Card, local_files_only: bool) -> _Release:
     """Read what open_clip or a folder says about ``open_clip:ARCHITECTURE/TAG``, ``local-dir:PATH`` or ``hf-hub:owner/name``."""
-    scheme, _, name = source.partition(":")
+    source, (scheme, _, name) = card.source, card.source.partition(":")
     if scheme != "open_clip":
-        folder = Path(name) if scheme == "local-dir" else _hub_folder(name, OPEN_CLIP_WEIGHTS, local_files_only)
-        content = _json(folder / OPEN_CLIP_CONFIG, source)
+        folder = Path(name) if scheme == "local-dir" else locate(card, local_files_only)
+        content = read_json(folder / OPEN_CLIP_CONFIG, source)
         config = content.get("model_cfg", {})
         if not all(key in config for key in ("embed_dim", "vision_cfg", "text_cfg")):
             raise ValueError(f"{folder / OPEN_CLIP_CONFIG} has no complete model_cfg: get it again from the weights' publisher")
         settings = {"size": config["vision_cfg"].get("image_size", 224)} | content.get("preprocess_cfg", {})
         return _Release(config, settings, lambda: folder, OPEN_CLIP_WEIGHTS, source)
+    config, published = _published_by_open_clip(source)
+    settings, (file,) = published | {"size": config["vision_cfg"].get("image_size", 224)}, card.files
+
+    def find() -> Path:
+        place = locate(card, local_files_only)
+        return place.parent if place.is_file() else place
+
+    return _Release(config, settings, find, OPEN_CLIP_WEIGHTS if file in OPEN_CLIP_WEIGHTS else (file,), source)
+
+
+def _published_by_open_clip(source: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Sizes and settings of ``open_clip:ARCHITECTURE/TAG``; ValueError for a tag that open_clip does not publish on the hub."""
     import open_clip
 
-    architecture, _, tag = name.rpartition("/")
+    architecture, _, tag = source.removeprefix("open_clip:").rpartition("/")
     config, published = open_clip.get_model_config(architecture), open_clip.get_pretrained_cfg(architecture, tag)
-    if not config or not published:
+    if not config or not published or not published.get("hf_hub"):
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture))
         mend = f"its tags are {tags}" if tags else "give ARCHITECTURE/TAG as listed by open_clip.list_pretrained()"
         raise ValueError(f"open_clip publishes no weights {tag!r} of {architecture!r}: {mend}")
     # The wrong activation loads without an error; what the weights were trained with is the tag's to say.
-    config["quick_gelu"] = bool(published.get("quick_gelu", False))
-    repository, _, file = published["hf_hub"].rpartition("/")
-    names = (file,) if file else OPEN_CLIP_WEIGHTS
-    settings = published | {"size": config["vision_cfg"].get("image_size", 224)}
-    return _Release(config, settings, lambda: _hub_folder(repository, names, local_files_only), names, source)
+    return config | {"quick_gelu": bool(published.get("quick_gelu", False))}, published
 
 
 def _open_clip_tower(release: _Release, vision: bool) -> nn.Module:
@@ -440,7 +426,7 @@ def build(card: str = "mini", vocabulary: int = 0) -> nn.Module:
     if card.startswith("open_clip:"):
         import open_clip
 
-        return open_clip.CLIP(**_release(card, local_files_only=True).config)
+        return open_clip.CLIP(**_published_by_open_clip(card)[0])
     image, text, dim = SIZES[card]
     return _build(image, (*text[:4], vocabulary or text[4], *text[5:]), dim)
 

@@ -7,7 +7,6 @@ Letters: B batch, d embedding width, L text tokens, k candidates for each text.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +21,8 @@ from xmodal.diffusion.embedding_diffusion import EmbeddingDiffusion, Strided, be
 from xmodal.diffusion.prior_network import PriorConfig, PriorNetwork, read_library_state, version_ignored
 from xmodal.diffusion.sampling import Generators, Scheduler, with_guidance
 from xmodal.foundation.base import Card, Prior, find_card
-from xmodal.foundation.checkpoint import assign, only_tensors, read_folder, read_pickle, write_folder
+from xmodal.foundation.card import any_card, locate
+from xmodal.foundation.checkpoint import assign, only_tensors, read_folder, read_module, read_pickle, read_scheduler, write_folder
 from xmodal.frozen import Frozen
 
 HUB = "https://huggingface.co"
@@ -40,7 +40,7 @@ class DiffusionPrior(Prior):
 
     def __init__(self, card: str = "laion", local_files_only: bool = True) -> None:
         super().__init__()
-        path = _path(LAION, card, "DiffusionPrior", local_files_only)
+        path = _path(LAION, card, local_files_only)
         self._assemble(*(_read(path) if path.is_dir() else _read_published(path)))
 
     @classmethod
@@ -95,10 +95,14 @@ class DiffusionPrior(Prior):
         _check(self, text_embedding, tokens, candidates)
         conditions = {"condition": F.normalize(text_embedding.float(), dim=-1), "text": tokens, "text_mask": mask}
         given = {name: value for name, value in conditions.items() if value is not None}
-        model = guided_model(self.network, given, candidates, guidance_scale, self.drop_noisy)
+        model = guided_model(self._guess, given, candidates, guidance_scale, self.drop_noisy)
         shape, device = (len(text_embedding), candidates, self.dim), text_embedding.device
         found = self.diffusion.sample(model, shape, generator, device, num_inference_steps, sampler, eta, scheduler)
         return best_of(found, text_embedding)
+
+    def _guess(self, noisy: Tensor, time: Tensor, **rows: Tensor | None) -> Tensor:
+        given = {name: _like(self.network, value) for name, value in rows.items()}
+        return self.network(_like(self.network, noisy), time, **given)
 
 
 def save(prior: DiffusionPrior, folder: Path, dtype: torch.dtype | None = None) -> Path:
@@ -156,19 +160,12 @@ class _UnCLIP(Prior):
     """A PriorTransformer of diffusers and its scheduler."""
 
     def _load(self, folder: Path) -> None:
-        import diffusers
+        from diffusers import PriorTransformer
 
         places = [folder / name for name in ("prior_scheduler", "scheduler") if (folder / name).is_dir()]
         if not (folder / "prior").is_dir() or not places:
             raise FileNotFoundError(f"{folder} lacks prior or prior_scheduler (or scheduler): copy the whole diffusers folder")
-        kind = getattr(diffusers, json.loads((places[0] / "scheduler_config.json").read_text())["_class_name"])
-        prior, report = diffusers.PriorTransformer.from_pretrained(
-            folder / "prior", local_files_only=True, output_loading_info=True, low_cpu_mem_usage=False
-        )
-        wrong = [*report["missing_keys"], *report["mismatched_keys"]]
-        if wrong:
-            raise ValueError(f"the weights in {folder / 'prior'} do not fit: {len(wrong)} missing or misshapen, first {wrong[0]}")
-        self._assemble(prior, kind.from_pretrained(places[0], local_files_only=True))
+        self._assemble(read_module(PriorTransformer, folder / "prior", low_cpu_mem_usage=False), read_scheduler(places[0]))
 
     @classmethod
     def from_parts(cls, prior: Any, scheduler: Scheduler) -> Self:
@@ -232,8 +229,9 @@ class _UnCLIP(Prior):
 
         def call(latents: Tensor, time: Tensor, rows: Tensor) -> Tensor:
             index = rows.repeat_interleave(candidates)
-            given = {name: table[index] for name, table in tables.items()}
-            return self.prior(latents.flatten(0, 1), time, **given).predicted_image_embedding.view(latents.shape)
+            given = {name: _like(self.prior, table[index]) for name, table in tables.items()}
+            made = self.prior(_like(self.prior, latents.flatten(0, 1)), time, **given).predicted_image_embedding
+            return made.view(latents.shape)
 
         chosen = self._check_scheduler(self.scheduler if scheduler is None else scheduler, num_inference_steps)
         shape, device = (batch, candidates, self.dim), text_embedding.device
@@ -268,7 +266,7 @@ class KarloPrior(_UnCLIP):
 
     def __init__(self, card: str = "karlo", local_files_only: bool = True) -> None:
         super().__init__()
-        self._load(_path(KARLO, card, "KarloPrior", local_files_only))
+        self._load(_path(KARLO, card, local_files_only))
 
 
 class KandinskyPrior(_UnCLIP):
@@ -276,7 +274,7 @@ class KandinskyPrior(_UnCLIP):
 
     def __init__(self, card: str = "kandinsky-2.1", local_files_only: bool = True) -> None:
         super().__init__()
-        self._load(_path(KANDINSKY, card, "KandinskyPrior", local_files_only))
+        self._load(_path(KANDINSKY, card, local_files_only))
 
 
 class Identity(Prior):
@@ -341,7 +339,7 @@ class _Baseline(Identity):
 
     def sample(self, text_embedding: Tensor, **options: Any) -> Tensor:
         """(B, d) -> (B, d), normalised; options of other priors are ignored."""
-        return F.normalize(self.net(super().sample(text_embedding)), dim=-1)
+        return F.normalize(self.net(_like(self.net, super().sample(text_embedding))).float(), dim=-1)
 
 
 class MeanShift(_Baseline):
@@ -397,6 +395,11 @@ class MLP(_Baseline):
         return cls.from_model(net, dim=text.shape[1], hidden=hidden)
 
 
+def _like(module: nn.Module, x: Any) -> Any:
+    """Give a tensor of floating point the precision of a module's weights."""
+    return x.to(next(module.parameters()).dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
+
+
 def _check(prior: Prior, text: Tensor, tokens: Tensor | None = None, candidates: int = 1) -> None:
     if text.ndim != 2 or text.shape[1] != prior.dim:
         raise ValueError(f"text embeddings have the shape {tuple(text.shape)}, but the prior expects (B, {prior.dim})")
@@ -415,21 +418,15 @@ def _check_class(config: Mapping[str, Any], name: str, folder: Path) -> None:
         raise ValueError(f"{folder} holds a {config.get('class', 'model unknown here')}, not a {name}: name the class that fits")
 
 
-def _path(cards: Mapping[str, Card], card: str, kind: str, local_files_only: bool) -> Path:
-    """A path; or the folder (the only file) of a card in the hub cache; or the folder of a hub id with a diffusers prior."""
-    is_hub_id = cards is not LAION and card.count("/") == 1 and not card.startswith((".", "/", "~")) and not Path(card).exists()
-    if card not in cards and not is_hub_id:
-        return find_card(cards, card, kind).folder()
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+def card_of(name: str) -> Card:
+    """Return the card of a name, of a hub id with a diffusers prior, or of a path."""
+    return any_card(CARDS, name, "diffusion_prior", UNCLIP_FILES)
 
-    source, files = (cards[card].source, list(cards[card].files)) if card in cards else (card, UNCLIP_FILES)
-    try:
-        folder = Path(snapshot_download(source, allow_patterns=files, local_files_only=local_files_only))
-    except LocalEntryNotFoundError as error:
-        mend = f"run `hf download {source} --include {' '.join(files)}`, or give the path of the weights as card"
-        raise FileNotFoundError(f"{source} is not in the local hub cache: {mend}") from error
-    return folder / files[0] if len(files) == 1 else folder  # a missing file is reported by its reader
+
+def _path(cards: Mapping[str, Card], card: str, local_files_only: bool) -> Path:
+    """Find the folder (or file) of a path, of a card of one kind of prior or, except of LAION's, of a hub id."""
+    chosen = find_card(cards, card, "diffusion_prior") if cards is LAION or card in CARDS else card_of(card)
+    return locate(chosen, local_files_only)
 
 
 def tiny() -> dict[str, Callable[[], Frozen]]:

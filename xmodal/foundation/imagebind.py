@@ -17,20 +17,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodal.foundation.base import AudioEncoder, Card, Encoder, ImageEncoder, TextEncoder, find_card
 from xmodal.foundation.checkpoint import assign, only_tensors, read_folder, read_pickle, write_folder
+from xmodal.foundation.kaldi import MEL_BINS, SAMPLE_RATE, WINDOW, fbank
 from xmodal.frozen import Frozen
 
 ORIGIN = "https://github.com/facebookresearch/ImageBind"
-SAMPLE_RATE = 16_000
 CLIP = 32_000  # samples: two seconds
-WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms, the next power of two
-MEL_BINS, FRAMES, MEL_MEAN, MEL_STD = 128, 204, -4.268, 9.138
+FRAMES, MEL_MEAN, MEL_STD = 204, -4.268, 9.138
 MEL_PATCH, MEL_STEP = 16, 10
 MEL_GRID = ((MEL_BINS - MEL_PATCH) // MEL_STEP + 1, (FRAMES - MEL_PATCH) // MEL_STEP + 1)  # 12 bands, 19 steps in time
 IMAGE_SIZE = 224
@@ -72,38 +70,14 @@ class ImageBindConfig:
         return width, blocks, heads
 
 
-def _mel(hertz: np.ndarray) -> np.ndarray:
-    return 1127.0 * np.log1p(hertz / 700.0)
-
-
-@lru_cache(maxsize=1)
-def _filters() -> tuple[np.ndarray, np.ndarray]:
-    """Hann window (400,) and triangles (257, 128), even in mel from 20 Hz to 8 kHz; numpy, so no torch mode can taint them."""
-    low, high = _mel(np.array([20.0, SAMPLE_RATE / 2]))
-    edges = np.linspace(low, high, MEL_BINS + 2)
-    bins = _mel(np.arange(FFT // 2 + 1) * SAMPLE_RATE / FFT)[:, None]
-    rise, fall = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2]), (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    triangles = np.clip(np.minimum(rise, fall), 0, None)
-    triangles[-1] = 0  # Kaldi leaves the Nyquist bin out
-    return np.hanning(WINDOW).astype(np.float32), triangles.astype(np.float32)
-
-
 def spectrogram(clips: Tensor) -> Tensor:
     """Normalised log-mel picture (B, 1, 128, 204) of 16 kHz clips (B, T), 400 <= T <= 32000; float32 even under autocast.
 
     Kaldi's filter bank without scaling to 16 bits. Missing frames are filled with a logarithm of 0, as in the original.
     The original also subtracts each clip's mean first, which changes nothing: every frame's own mean is subtracted here.
     """
-    kind = clips.device.type
-    with torch.autocast(kind if torch.amp.is_autocast_available(kind) else "cpu", enabled=False):
-        window, triangles = (torch.from_numpy(array).to(clips.device) for array in _filters())
-        frames = clips.float().unfold(-1, WINDOW, HOP)
-        frames = frames - frames.mean(-1, keepdim=True)
-        previous = torch.cat((frames[..., :1], frames[..., :-1]), -1)
-        power = torch.view_as_real(torch.fft.rfft((frames - 0.97 * previous) * window, FFT)).square().sum(-1)
-        logarithm = (power @ triangles).clamp(min=torch.finfo(torch.float32).eps).log()
-        picture = F.pad(logarithm.transpose(1, 2), (0, FRAMES - logarithm.shape[1]))
-        return (picture[:, None] - MEL_MEAN) / MEL_STD
+    energies = fbank(clips, "hanning").transpose(1, 2)
+    return (F.pad(energies, (0, FRAMES - energies.shape[2]))[:, None] - MEL_MEAN) / MEL_STD
 
 
 class Block(nn.Module):
@@ -333,6 +307,14 @@ class _Tower(Encoder):
             raise ValueError(f"{type(self).__name__} needs a model with {self.modality!r}, but this one has {has} alone")
         self.model, self.normalise, self.dim = model, normalise, model.config.out_embed_dim
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    def _run(self, inputs: Tensor) -> Tensor:
+        """What is prepared in float32 (numbers of word pieces stay whole) -> (B, d) float32."""
+        return self.model(self.modality, inputs.to(self._dtype) if inputs.is_floating_point() else inputs).float()
+
     def _finish(self, x: Tensor) -> Tensor:
         return F.normalize(x, dim=-1) if self.normalise else x
 
@@ -365,7 +347,7 @@ class ImageTower(_Tower, ImageEncoder):
 
     def embed(self, inputs: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, d)."""
-        return self._finish(self.model("vision", self.preprocess(inputs)))
+        return self._finish(self._run(self.preprocess(inputs)))
 
 
 class AudioTower(_Tower, AudioEncoder):
@@ -413,7 +395,7 @@ class AudioTower(_Tower, AudioEncoder):
     def embed(self, inputs: Tensor) -> Tensor:
         """16 kHz waveforms (B, T) -> (B, d)."""
         clips = self.preprocess(inputs)
-        vectors = self.model("audio", clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
+        vectors = self._run(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
         return self._finish(vectors.mean(1))
 
     def tokens(self, waveform: Tensor) -> Tensor:
@@ -422,7 +404,7 @@ class AudioTower(_Tower, AudioEncoder):
         Clips of sounds below six seconds overlap, so do their tokens.
         """
         clips = self.preprocess(waveform)
-        x = self.model.tokens("audio", clips.flatten(0, 1))[:, 1:]
+        x = self.model.tokens("audio", clips.flatten(0, 1).to(self._dtype))[:, 1:].float()
         x = x.unflatten(1, MEL_GRID).transpose(1, 2).flatten(1, 2)
         return x.unflatten(0, clips.shape[:2]).flatten(1, 2)
 
@@ -444,7 +426,7 @@ class TextTower(_Tower, TextEncoder):
         if isinstance(inputs, str):
             raise ValueError("ImageBind takes a list of sentences, got one string: give [sentence]")
         ids = _tokenizer()(list(inputs), context_length=CONTEXT)
-        return self._finish(self.model("text", ids.to(next(self.model.parameters()).device)))
+        return self._finish(self._run(ids.to(next(self.model.parameters()).device)))
 
 
 @lru_cache(maxsize=1)

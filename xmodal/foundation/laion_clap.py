@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import count
@@ -20,14 +20,14 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from xmodal.foundation.base import AudioEncoder, Card, find_card
+from xmodal.foundation.card import locate
 from xmodal.foundation.checkpoint import assign, only_tensors, read_pickle
 from xmodal.foundation.clap import CARDS as CLAP_CARDS
-from xmodal.foundation.clap import LAION, TABLES, Crop, FrontEnd, Waveforms, find, tables, to_int16
+from xmodal.foundation.clap import LAION, TABLES, Crop, FrontEnd, Waveforms, tables, to_int16
 from xmodal.foundation.clap import AudioTower as ClapAudioTower
 from xmodal.frozen import Frozen
 
@@ -54,8 +54,7 @@ DROPPED = re.compile(r"audio_branch\.(spectrogram_extractor|logmel_extractor|tsc
 
 def read(file: Path) -> dict[str, Tensor]:
     """Return the tensors of one of LAION's files by its own names; raises FileNotFoundError or ValueError."""
-    with _numpy_scalars():
-        content = read_pickle(file, LAION)
+    content = read_pickle(file, LAION, arrays=True)  # single numbers stand beside the weights
     inner = "state_dict" if isinstance(content, Mapping) and "state_dict" in content else None
     return {key.removeprefix("module."): value for key, value in only_tensors(content, file, inner).items()}
 
@@ -73,14 +72,6 @@ def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             made[name] = value
     return made
-
-
-def _numpy_scalars() -> AbstractContextManager[Any]:
-    """Let the safe reader accept single numbers of numpy, which LAION stored beside the weights; old files name numpy.core."""
-    scalar = np.float64(0).__reduce__()[0]
-    names: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    kinds = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")]
-    return torch.serialization.safe_globals([*names, np.dtype, *kinds])
 
 
 def audio_sizes(state: Mapping[str, Tensor], file: Path) -> dict[str, Any]:
@@ -157,7 +148,7 @@ class AudioTower(ClapAudioTower):
     ) -> None:
         AudioEncoder.__init__(self)
         chosen = find_card(CARDS, card, PACKAGE)
-        model = load(find(chosen, local_files_only))
+        model = load(locate(chosen, local_files_only))
         self._assemble(model, FrontEnd(fused=model.config.enable_fusion), crop, normalise, int16, sample_rate)
 
     def _run(self, sounds: Waveforms) -> tuple[Any, list[int]]:
@@ -211,7 +202,30 @@ def load(file: Path) -> PackageModel:
         model = PackageModel(branch, sizes["hidden_size"], sizes["projection_dim"], fused=sizes["enable_fusion"])
     fixed = {key: value for key, value in model.state_dict().items() if FIXED.search(key)}
     assign(model, {key: value for key, value in state.items() if not FIXED.search(key)} | fixed, file, "laion-clap's network")
+    for name in ("spectrogram_extractor", "logmel_extractor"):
+        setattr(branch, name, Single(getattr(branch, name)))
+    branch.bn0.register_forward_pre_hook(_as_weights)
     return model.eval()
+
+
+class Single(nn.Module):
+    """Keeps a module in float32 when the network around it is cast; it moves between devices as any other."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        device = fn(next(self.inner.parameters()).new_empty(0)).device
+        return super()._apply(lambda value: value.to(device), recurse)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Waveforms or spectra in any precision -> what the module makes of them, float32."""
+        return self.inner(x.float())
+
+
+def _as_weights(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(value.to(next(module.parameters()).dtype) for value in inputs)
 
 
 def networks() -> dict[str, ModuleType]:
@@ -220,7 +234,10 @@ def networks() -> dict[str, ModuleType]:
     if found is None or not found.submodule_search_locations:
         raise ImportError('LAION\'s own audio networks need the package laion-clap: run pip install "xmodal[clap]"')
     with _stand_ins(Path(found.submodule_search_locations[0])):
-        return {name: import_module(f"{PACKAGE}.clap_module.{name}") for name in ("htsat", "pann_model")}
+        try:
+            return {name: import_module(f"{PACKAGE}.clap_module.{name}") for name in ("htsat", "pann_model")}
+        except ImportError as error:
+            raise ImportError(f'laion-clap lacks what it needs ({error}): run pip install "xmodal[clap]"') from error
 
 
 @contextmanager
@@ -249,7 +266,7 @@ def tiny() -> dict[str, Callable[[], Frozen]]:
             self.conv = nn.Conv1d(1, 8, 400, 160)
 
         def forward(self, sounds: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-            steps = self.conv(sounds["waveform"][:, None]).abs().transpose(1, 2)
+            steps = self.conv(sounds["waveform"][:, None].to(self.conv.weight.dtype)).abs().transpose(1, 2)
             return {"embedding": steps.mean(1), "fine_grained_embedding": steps.repeat_interleave(32, 1)}
 
     front = FrontEnd(16_000, 256, 160, 64, 50.0, 8000.0, 16_000)

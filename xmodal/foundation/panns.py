@@ -11,7 +11,6 @@ Letters: B batch, T samples, F frames, L tokens, N classes, M mel bands, c chann
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -198,8 +197,7 @@ def load(path: Path) -> tuple[Cnn14Model, list[str]]:
             raise ValueError(f"{path / 'config.json'} is not of CNN14: it lacks config or labels; import the weights again")
         config, labels = Cnn14Config.of(content["config"], path), content["labels"]
     else:
-        with _numpy_arrays():  # its training's sampler state, which is not used
-            content = read_pickle(path, ORIGIN)
+        content = read_pickle(path, ORIGIN, arrays=True)  # of its training's sampler, which is not used
         state = {key.removeprefix("module."): value for key, value in only_tensors(content, path, "model").items()}
         config = _config_of(state, path)
         _check_front_end(state, config, path)
@@ -234,14 +232,6 @@ def _check_front_end(state: dict[str, Tensor], config: Cnn14Config, path: Path) 
             f"{path} was trained on another spectrogram than {config.sample_rate} Hz, {config.low} to {config.high} Hz: "
             f"{key} differs; give an unmodified file from {ORIGIN}"
         )
-
-
-def _numpy_arrays() -> AbstractContextManager[Any]:
-    """Let the safe reader accept plain numeric arrays, which old files name by numpy.core."""
-    rebuild = np.empty(0).__reduce__()[0]
-    names: list[Any] = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
-    kinds = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u4", "bool")]
-    return torch.serialization.safe_globals([*names, np.ndarray, np.dtype, *kinds])
 
 
 class PANNs(AudioEncoder):
@@ -291,15 +281,15 @@ class PANNs(AudioEncoder):
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Waveforms (B, T) at ``sample_rate`` -> the layer before the classifier (B, dim), not negative, not normalised."""
-        return self.model.embedding(self._log_mel(inputs))
+        return self.model.embedding(self._log_mel(inputs)).float()
 
     def tokens(self, waveform: Tensor) -> Tensor:
         """Waveforms (B, T) -> the last block's features, averaged over frequency (B, L, width), one for every 0.32 s."""
-        return self.model.tokens(self._log_mel(waveform))
+        return self.model.tokens(self._log_mel(waveform)).float()
 
     def logits(self, waveform: Tensor) -> Tensor:
         """Waveforms (B, T) -> class logits (B, N)."""
-        return self.model.fc_audioset(self.embed(waveform))
+        return self.model.fc_audioset(self.model.embedding(self._log_mel(waveform))).float()
 
     def tag(self, waveform: Tensor) -> Tensor:
         """Waveforms (B, T) -> independent probability of each class (B, N)."""

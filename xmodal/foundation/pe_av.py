@@ -8,7 +8,6 @@ Letters: B batch, T samples, L frames of 40 ms, V video frames, d embedding size
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodal.foundation.base import AudioEncoder, Card, Encoder, ImageEncoder, TextEncoder, find_card
-from xmodal.foundation.checkpoint import assign, read_tensors
+from xmodal.foundation.card import any_card, locate
+from xmodal.foundation.checkpoint import assign, read_json, read_tensors
 from xmodal.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SAMPLE_RATE = 48_000
 MEAN = STD = (0.5, 0.5, 0.5)
 RESAMPLING = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, as files name them
-HUB_FILES = ["*.json", "*.safetensors", "*.txt"]
+HUB = "https://huggingface.co/facebook"
 PROCESSOR_FILES = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 FRAME_PROJECTION = "encoder.embedder.proj.weight"
 PARTNERS = ("audio", "video", "audio_video")
@@ -76,9 +76,7 @@ def _config(folder: Path) -> PeAudioVideoConfig:
     from transformers import PeAudioVideoConfig
 
     path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: give a folder with config.json and model.safetensors of a PE-AV")
-    kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    kind = read_json(path, HUB).get("model_type")
     if kind != "pe_audio_video":
         raise ValueError(f"{path} describes a {kind!r}, but expected 'pe_audio_video': give a folder of facebook/pe-av-*")
     return PeAudioVideoConfig.from_pretrained(folder, local_files_only=True)
@@ -92,7 +90,7 @@ def load(folder: Path, what: str) -> nn.ModuleDict:
     config: Any = _config(folder)
     state: dict[str, Tensor] = {}
     for path in sorted(folder.glob("model*.safetensors")) or [folder / "model.safetensors"]:
-        state |= read_tensors(path, "https://huggingface.co/facebook")
+        state |= read_tensors(path, HUB)
     tower = dict(_pick(state, what))
     if FRAME_PROJECTION in tower:
         # A config.json that transformers wrote loses this width on reading (it comes back as 2); the weights know it.
@@ -102,25 +100,13 @@ def load(folder: Path, what: str) -> nn.ModuleDict:
     return parts.eval()
 
 
-def _folder(card: str, local_files_only: bool) -> Path:
-    """Folder of a card, a local path, or a hub id, which is downloaded only if that is allowed."""
-    if card not in CARDS and "/" in card and not Path(card).exists():
-        source = card
-    else:
-        chosen = find_card(CARDS, card, "pe_av")
-        if Path(chosen.source).exists():
-            return chosen.folder()
-        source = chosen.source
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+def card_of(name: str) -> Card:
+    """Return the card of a name, a hub id or a path."""
+    return any_card(CARDS, name, "pe_av", FILES)
 
-    try:
-        return Path(snapshot_download(source, allow_patterns=HUB_FILES, local_files_only=local_files_only))
-    except (HFValidationError, LocalEntryNotFoundError) as error:
-        raise FileNotFoundError(
-            f"the weights of {source!r} are not on this machine: give local_files_only=False to download them from "
-            f"https://huggingface.co/{source}, or the path of a folder as card"
-        ) from error
+
+def _folder(card: str, local_files_only: bool) -> Path:
+    return locate(card_of(card), local_files_only)
 
 
 class _Tower(Encoder):
@@ -199,11 +185,11 @@ class AudioTower(_Tower, AudioEncoder):
 
     def embed(self, inputs: Tensor) -> Tensor:
         """48 kHz waveforms (B, T) -> (B, d)."""
-        return self._finish(self.encoder(self.preprocess(inputs)).pooler_output)
+        return self._finish(self.encoder(self.preprocess(inputs).to(self.encoder.dtype)).pooler_output)
 
     def tokens(self, waveform: Tensor) -> Tensor:
         """48 kHz waveforms (B, T) -> the last layer's output (B, L, w), one per 40 ms."""
-        return self.encoder(self.preprocess(waveform)).last_hidden_state
+        return self.encoder(self.preprocess(waveform).to(self.encoder.dtype)).last_hidden_state.float()
 
 
 class ImageTower(_Tower, ImageEncoder):
@@ -271,7 +257,7 @@ def _look(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...], str]:
     for name in PROCESSOR_FILES:
         if not (folder / name).is_file():
             continue
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        content = read_json(folder / name, HUB)
         content = content.get("video_processor", content)
         if "image_mean" not in content:
             continue

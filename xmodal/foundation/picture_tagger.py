@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal.foundation.base import Card, ImageEncoder, find_card
+from xmodal.foundation.checkpoint import assign, read_folder
 from xmodal.frozen import Frozen
 
 
@@ -52,14 +53,15 @@ class PictureTagger(ImageEncoder):
     """
 
     def __init__(self, card: str = "mini") -> None:
-        from safetensors.torch import load_file
-
         super().__init__()
-        folder = find_card(CARDS, card, "picture_tagger").folder()
-        config = json.loads((folder / "config.json").read_text())
-        self.model = PictureTaggerModel(**config)
-        self.model.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
-        self.model.requires_grad_(False)
+        chosen = find_card(CARDS, card, "picture_tagger")
+        folder = chosen.folder()
+        config, state = read_folder(folder, chosen.origin)
+        try:
+            self.model = PictureTaggerModel(**config)
+        except TypeError as error:
+            raise ValueError(f"{folder / 'config.json'} is not of a picture tagger ({error}): copy the whole folder") from error
+        assign(self.model, state, folder, "the picture tagger of its config.json")
         self.dim, self.image_size = self.model.dim, 64
 
     @classmethod

@@ -6,11 +6,10 @@ h and w latent rows and columns.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,8 @@ from torch.nn import functional as F
 from xmodal.diffusion.sampling import Generators, sample, with_guidance
 from xmodal.diffusion.training import denoising_loss
 from xmodal.foundation.base import Card, ImageGenerator, find_card
+from xmodal.foundation.card import any_card, locate
+from xmodal.foundation.checkpoint import read_json, read_module, read_scheduler
 from xmodal.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class StableDiffusion(ImageGenerator):
         super().__init__()
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-        self._assemble(**_load(_folder(card, local_files_only), DTYPES[dtype]))
+        self._assemble(**read_parts(locate(card_of(card), local_files_only), DTYPES[dtype]))
 
     @classmethod
     def from_parts(
@@ -200,7 +201,25 @@ class StableDiffusion(ImageGenerator):
 
         Raises ValueError for arguments that cannot work, before anything is computed.
         """
-        height, width = (self.image_size if size is None else size for size in (height, width))
+        size = (height, width)
+        return self._paint(
+            self._predict, prompt_embeds, negative_prompt_embeds, num_inference_steps, guidance_scale, generator, size, scheduler,
+            callback,
+        )  # fmt: skip
+
+    def _paint(
+        self,
+        predict: Callable[[Tensor, Tensor, Tensor], Tensor],
+        prompt_embeds: Tensor,
+        negative_prompt_embeds: Tensor | None,
+        num_inference_steps: int,
+        guidance_scale: float,
+        generator: Generators,
+        size: tuple[int | None, int | None],
+        scheduler: SchedulerMixin | None,
+        callback: Callable[[int, int], None] | None,
+    ) -> Tensor:
+        height, width = (self.image_size if each is None else each for each in size)
         self._check_size(height, width)
         scheduler = self.default_scheduler() if scheduler is None else scheduler
         self._check_scheduler(scheduler)
@@ -211,7 +230,7 @@ class StableDiffusion(ImageGenerator):
             self._check_embeds(unconditional, "negative_prompt_embeds")
             unconditional = unconditional.expand(len(prompt_embeds), -1, -1) if len(unconditional) == 1 else unconditional
         shape = (len(prompt_embeds), self.unet.config.in_channels, height // self.factor, width // self.factor)
-        model = with_guidance(self._predict, prompt_embeds, unconditional, guidance_scale)
+        model = with_guidance(predict, prompt_embeds, unconditional, guidance_scale)
         return self.decode(sample(model, scheduler, shape, num_inference_steps, generator, self.unet.device, callback))
 
     def default_scheduler(self) -> SchedulerMixin:
@@ -277,24 +296,12 @@ def _check_parts(vae: Any, text_encoder: Any, tokenizer: Any, unet: Any) -> None
         raise ValueError(f"the VAE has {found} latent channels, but the UNet reads {expected}: {mend}")
 
 
-def _folder(card: str, local_files_only: bool) -> Path:
-    """Find the folder of a card, path or hub id."""
-    is_hub_id = card.count("/") == 1 and not card.startswith((".", "/", "~")) and not Path(card).exists()
-    source = card if is_hub_id and card not in CARDS else find_card(CARDS, card, "stable_diffusion").source
-    if source.startswith("package:") or not (is_hub_id or card in CARDS):
-        return find_card(CARDS, card, "stable_diffusion").folder()
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(source, allow_patterns=HUB_FILES, local_files_only=local_files_only))
-    except LocalEntryNotFoundError as error:
-        command = f"`xmodal pull stable_diffusion:{card}` (the files that count of `hf download {source}`)"
-        mend = f"run {command}, or give the path of its diffusers folder as card"
-        raise FileNotFoundError(f"{source} is not in the local hub cache: {mend}") from error
+def card_of(name: str) -> Card:
+    """Return the card of a name, a hub id or a path."""
+    return any_card(CARDS, name, "stable_diffusion", HUB_FILES)
 
 
-def _load(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+def read_parts(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     """Read the five parts of a diffusers folder, weights cast to ``dtype``."""
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
@@ -304,28 +311,16 @@ def _load(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     import diffusers
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    kind = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
-    autoencoder = json.loads((folder / "vae" / "config.json").read_text())["_class_name"]
+    autoencoder = read_json(folder / "vae" / "config.json", "its publisher").get("_class_name")
     if autoencoder not in AUTOENCODERS:
         raise ValueError(f"{folder / 'vae'} holds a {autoencoder}, but expected {' or '.join(AUTOENCODERS)}")
     return {
-        "vae": _read(getattr(diffusers, autoencoder), folder / "vae", torch_dtype=dtype, low_cpu_mem_usage=False),
-        "text_encoder": _read(CLIPTextModel, folder / "text_encoder", dtype=dtype),
+        "vae": read_module(getattr(diffusers, autoencoder), folder / "vae", torch_dtype=dtype, low_cpu_mem_usage=False),
+        "text_encoder": read_module(CLIPTextModel, folder / "text_encoder", dtype=dtype),
         "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-        "unet": _read(diffusers.UNet2DConditionModel, folder / "unet", torch_dtype=dtype, low_cpu_mem_usage=False),
-        "scheduler": getattr(diffusers, kind).from_pretrained(folder / "scheduler", local_files_only=True),
+        "unet": read_module(diffusers.UNet2DConditionModel, folder / "unet", torch_dtype=dtype, low_cpu_mem_usage=False),
+        "scheduler": read_scheduler(folder / "scheduler"),
     }
-
-
-def _read(kind: Any, folder: Path, **options: Any) -> nn.Module:
-    """Load a module; raises ValueError where the libraries would fill missing weights with random numbers and go on."""
-    model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
-    wrong = [*report["missing_keys"], *report["mismatched_keys"]]
-    if wrong:
-        raise ValueError(
-            f"the weights in {folder} do not fit its config: {len(wrong)} are missing or misshapen, first {wrong[0]}"
-        )
-    return model
 
 
 def build(card: str = "sd-1.4") -> nn.ModuleDict:
@@ -352,29 +347,31 @@ def build(card: str = "sd-1.4") -> nn.ModuleDict:
 
 def tiny() -> dict[str, Callable[[], Frozen]]:
     """A random instance with pictures of 32x32, for tests."""
+    return {"StableDiffusion": lambda: StableDiffusion.from_parts(**tiny_parts())}
 
-    def paints() -> Frozen:
-        from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-        from tokenizers import pre_tokenizers
-        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-        words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-        sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-        ends: dict[str, Any] = {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "pad_token_id": len(words) - 1}
-        return StableDiffusion.from_parts(
-            vae=AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=32),
-            text_encoder=CLIPTextModel(CLIPTextConfig(vocab_size=len(words), **sizes, **ends)),
-            tokenizer=CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=77),
-            unet=UNet2DConditionModel(
-                sample_size=32, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4, attention_head_dim=2,
-                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-                cross_attention_dim=16,
-            ),
-            scheduler=cast(Any, DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")),
-        )  # fmt: skip
+def tiny_parts(**changed: Any) -> dict[str, Any]:
+    """The components of `tiny`; ``changed`` are options of the UNet."""
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from tokenizers import pre_tokenizers
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    return {"StableDiffusion": paints}
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ends: dict[str, Any] = {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "pad_token_id": len(words) - 1}
+    kinds = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
+    unet: dict[str, Any] = {
+        "sample_size": 32, "layers_per_block": 1, "block_out_channels": (8, 16), "norm_num_groups": 4, "attention_head_dim": 2,
+        "cross_attention_dim": 16, **kinds, **changed,
+    }  # fmt: skip
+    return {
+        "vae": AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=32),
+        "text_encoder": CLIPTextModel(CLIPTextConfig(vocab_size=len(words), **sizes, **ends)),
+        "tokenizer": CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=77),
+        "unet": UNet2DConditionModel(**unet),
+        "scheduler": DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+    }
 
 
 def _hub(source: str, licence: str, image_size: int, dim: int, parameters: int) -> Card:

@@ -10,7 +10,6 @@ Letters: B batch, T samples, F frames, L patches, d embedding size.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import chain
@@ -161,11 +160,10 @@ def read_pca(path: Path, dim: int) -> tuple[Tensor, Tensor]:
         try:
             with np.load(path, allow_pickle=False) as file:
                 content: Any = {key: file[key] for key in file.files}
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # archives of others break in many ways
             raise ValueError(f"{path} cannot be read as a numpy file ({error}): fetch it again from {PCA_ORIGIN}") from error
     else:
-        with _numpy_arrays():
-            content = read_pickle(path, PCA_ORIGIN)
+        content = read_pickle(path, PCA_ORIGIN, arrays=True)
     if not isinstance(content, Mapping) or not {PCA_MATRIX, PCA_MEANS} <= set(content):
         raise ValueError(f"{path} lacks {PCA_MATRIX} or {PCA_MEANS}: give the PCA parameters from {PCA_ORIGIN}")
     matrix, means = (torch.as_tensor(content[key], dtype=torch.float32) for key in (PCA_MATRIX, PCA_MEANS))
@@ -173,14 +171,6 @@ def read_pca(path: Path, dim: int) -> tuple[Tensor, Tensor]:
         shapes = f"{tuple(matrix.shape)} and {tuple(means.shape)}"
         raise ValueError(f"{path} holds a PCA of shapes {shapes}, but VGGish's embeddings have {dim} values: give its own file")
     return matrix, means.flatten()
-
-
-def _numpy_arrays() -> AbstractContextManager[Any]:
-    """Let the safe reader accept plain numeric arrays, which the PCA file is made of; old files name numpy.core."""
-    rebuild = np.empty(0).__reduce__()[0]
-    names: list[Any] = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
-    kinds = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")]
-    return torch.serialization.safe_globals([*names, np.ndarray, np.dtype, *kinds])
 
 
 class VGGish(AudioEncoder):
@@ -266,7 +256,7 @@ class VGGish(AudioEncoder):
             rows = (rows - self.pca_means) @ self.pca_matrix.T
         if self.quantise:
             rows = ((rows.clamp(-LIMIT, LIMIT) + LIMIT) * (255 / (2 * LIMIT))).round()
-        return rows
+        return rows.float()
 
     def embed(self, inputs: Tensor) -> Tensor:
         """16 kHz waveforms (B, T) -> the mean of the patches' embeddings (B, d), not L2-normalised."""

@@ -7,7 +7,6 @@ Letters: B batch, M mel bands, L frames, T samples: always L * hop_length.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +18,18 @@ from torch.nn import functional as F
 
 from xmodal.data.mel import AUDIOLDM, PRESETS, MelSpec, from_log_mel, preset, stft, window
 from xmodal.foundation.base import Card, Vocoder, find_card
-from xmodal.foundation.checkpoint import CONFIG, WEIGHTS, assign, only_tensors, read_pickle, read_tensors, write_folder
-from xmodal.foundation.clap import find
+from xmodal.foundation.card import locate
+from xmodal.foundation.checkpoint import (
+    CONFIG,
+    WEIGHTS,
+    assign,
+    only_tensors,
+    read_json,
+    read_module,
+    read_pickle,
+    read_tensors,
+    write_folder,
+)  # fmt: skip
 from xmodal.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -44,7 +53,7 @@ class HifiGan(Vocoder):
 
     def __init__(self, card: str = "mini", local_files_only: bool = True) -> None:
         super().__init__()
-        self._assemble(_read_hifigan(find(find_card(HIFIGAN, card, "vocoder"), local_files_only)), None)
+        self._assemble(_read_hifigan(locate(find_card(HIFIGAN, card, "vocoder"), local_files_only)), None)
 
     @classmethod
     def from_model(cls, model: SpeechT5HifiGan, mel: MelSpec | None = None) -> Self:
@@ -89,7 +98,7 @@ class BigVGAN(Vocoder):
 
     def __init__(self, card: str = "bigvgan-22k-80", local_files_only: bool = True) -> None:
         super().__init__()
-        folder = find(find_card(BIGVGAN, card, "vocoder"), local_files_only)
+        folder = locate(find_card(BIGVGAN, card, "vocoder"), local_files_only)
         config = _read_config(folder)
         with torch.device("meta"):
             model = _bigvgan(config, folder)
@@ -231,40 +240,25 @@ def mel_of(card: str) -> MelSpec:
         return preset(HIFIGAN[card].options["mel"])
     from transformers import SpeechT5HifiGanConfig
 
-    return _mel_of(SpeechT5HifiGanConfig.from_pretrained(card, local_files_only=True))
+    return _mel_of(SpeechT5HifiGanConfig.from_dict(read_json(Path(card) / CONFIG, "its publisher")))
 
 
 def _read_hifigan(folder: Path) -> nn.Module:
     from transformers import SpeechT5HifiGan
 
     folder = folder / "vocoder" if (folder / "vocoder").is_dir() else folder
-    if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(f"{folder / CONFIG} does not exist: a HiFi-GAN folder holds {CONFIG} and {WEIGHTS}, copy both")
-    kind: Any = SpeechT5HifiGan
-    try:
-        model, report = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
-    except RuntimeError as error:
-        raise ValueError(f"the weights in {folder} do not fit its {CONFIG}: {str(error).splitlines()[0]}") from error
     # Published files lack the two buffers or hold them; the network fills in zeros and ones, as `normalize_before` needs.
-    wrong = [*(set(report["missing_keys"]) - {"mean", "scale"}), *report["mismatched_keys"], *report["unexpected_keys"]]
-    if wrong:
-        raise ValueError(f"the weights in {folder} do not fit its {CONFIG}: {len(wrong)} tensors disagree, first {wrong[0]}")
-    return model
+    return read_module(SpeechT5HifiGan, folder, ("mean", "scale"), known=True, dtype=torch.float32)
 
 
 # Reading BigVGAN
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist: BigVGAN's folder holds {CONFIG} and {GENERATOR}, copy both from {NVIDIA}"
-        )
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): get it again from {NVIDIA}") from error
+    if not (folder / CONFIG).is_file():
+        files = f"BigVGAN's folder holds {CONFIG} and {GENERATOR}"
+        raise FileNotFoundError(f"{folder / CONFIG} does not exist: {files}, copy both from {NVIDIA}")
+    return read_json(folder / CONFIG, NVIDIA)
 
 
 def _bigvgan(config: Mapping[str, Any], folder: Path) -> Any:

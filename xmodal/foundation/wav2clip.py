@@ -260,7 +260,7 @@ class Wav2CLIP(AudioEncoder):
 
     def embed(self, inputs: Tensor) -> Tensor:
         """16 kHz waveforms (B, T) -> embeddings (B, d), not L2-normalised; ValueError for another shape or under 257 samples."""
-        return self.model(self.spectrogram(self._hear(inputs)))
+        return self.model(self.spectrogram(self._hear(inputs))).float()
 
     def tokens(self, waveform: Tensor) -> Tensor:
         """16 kHz waveforms (B, T) -> features in time order (B, L, width).
@@ -269,10 +269,10 @@ class Wav2CLIP(AudioEncoder):
         ``window`` the embeddings of the windows that fit, width d; a clip's windows are standardised together.
         """
         if self.window is None or self.hop is None:
-            return self.model.maps(self.spectrogram(self._hear(waveform))).mean(2).transpose(1, 2)
+            return self.model.maps(self.spectrogram(self._hear(waveform))).mean(2).transpose(1, 2).float()
         length, hop = round(self.window * SAMPLE_RATE), round(self.hop * SAMPLE_RATE)
         windows = self._hear(waveform, length).unfold(-1, length, hop)
-        return self.model(self.spectrogram(windows).flatten(0, 1)).unflatten(0, windows.shape[:2])
+        return self.model(self.spectrogram(windows).flatten(0, 1)).unflatten(0, windows.shape[:2]).float()
 
 
 def build(card: str) -> Wav2CLIPModel:

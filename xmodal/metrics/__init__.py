@@ -4,11 +4,11 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "AIC": "zero_shot", "AIS": "win_rate", "AVAlign": "av_align", "CMMD": "kernel", "CS": "cosine", "CosineScore": "cosine",
-    "FrechetDistance": "frechet", "IIS": "win_rate", "InceptionScore": "inception", "KAD": "kernel", "KID": "kernel",
-    "KLDivergence": "kl", "KernelDistance": "kernel", "ModalityGap": "modality_gap", "PRDC": "prdc", "Protocol": "protocol",
-    "Result": "protocol", "Retrieval": "retrieval", "TagAccuracy": "tags", "WinRate": "win_rate", "compare": "protocol",
-    "mean_opinion": "human", "preference": "human",
+    "AIC": "zero_shot", "AIS": "win_rate", "AVAlign": "av_align", "CMMD": "kernel", "compare": "protocol",
+    "CosineScore": "cosine", "CS": "cosine", "DeSync": "desync", "FrechetDistance": "frechet", "IIS": "win_rate",
+    "InceptionScore": "inception", "KAD": "kernel", "KernelDistance": "kernel", "KID": "kernel", "KLDivergence": "kl",
+    "mean_opinion": "human", "ModalityGap": "modality_gap", "PRDC": "prdc", "preference": "human", "Protocol": "protocol",
+    "Result": "protocol", "Retrieval": "retrieval", "TagAccuracy": "tags", "WinRate": "win_rate",
 }  # fmt: skip
 
 __all__ = sorted(_HOMES)

@@ -3,7 +3,8 @@
 d2 = |mu_r - mu_f|^2 + tr S_r + tr S_f - 2 tr (S_r S_f)^(1/2)   (Dowson & Landau 1982; FID: Heusel et al., arXiv 1706.08500)
 
 The trace term is the sum of the singular values of S_r^(1/2) S_f^(1/2): two symmetric eigen-problems and one of singular
-values, none of which needs invertible covariances. Moments are centred, so a large mean costs no digits, and divided by n - 1.
+values, none of which needs invertible covariances; regular ones take a quicker way whose rounding error is estimated. Moments
+are centred, so a large mean costs no digits, and divided by n - 1.
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from torch import Tensor
 from xmodal.metrics.features import Ids, Rows, SetMetric
 from xmodal.metrics.protocol import Score
 
+Parts = tuple[Tensor, Tensor, Tensor, Tensor]
 MAX_BIAS = 0.1  # of the real features' total variance
+EPSILON = 2.0**-52
+NOISE = 4 * EPSILON  # eigenvalues below this share of the largest are rounding errors
+CLOSE = 5e-10  # of the distance: what the quick form's rounding may amount to
+REGULAR = 1e-10  # of the largest variance: what no direction may fall below for the quick form
+SPARE = 8  # random columns beyond the rank
+FEW = 8  # times as many rows as dimensions: up to there the rows themselves are decomposed, which squares no condition number
 
 
 def moments(rows: Tensor) -> Tensor:
@@ -33,23 +41,28 @@ def moments(rows: Tensor) -> Tensor:
         centred = rows - mean
         rest = centred.mean(0)  # what rounding of the mean left over
         packed[0, 0], packed[0, 1:] = len(rows), mean + rest
-        packed[1:, 1:] = centred.T @ centred - len(rows) * torch.outer(rest, rest)
+        packed[1:, 1:] = _gram(centred)
+        packed[1:, 1:].addr_(rest, rest, alpha=-len(rows))
     return packed
 
 
 def merge_moments(stacked: Tensor) -> Tensor:
     """Packed moments (k, d+1, d+1) of k disjoint sets -> those of their union (Chan, Golub & LeVeque 1979)."""
-    total = stacked[0]
+    total = stacked[0].clone()
     for part in stacked[1:]:
-        n, m = total[0, 0], part[0, 0]
-        count = n + m
-        delta = part[0, 1:] - total[0, 1:]
-        share = m / count.clamp(min=1)
-        merged = total + part
-        merged[0, 1:] = total[0, 1:] + delta * share
-        merged[1:, 1:] += torch.outer(delta, delta) * (n * share)
-        total = merged
+        _add_moments(total, part)
     return total
+
+
+def _add_moments(total: Tensor, part: Tensor) -> None:
+    """Packed moments of another set, added in place."""
+    n, m = float(total[0, 0]), float(part[0, 0])
+    delta = part[0, 1:] - total[0, 1:]
+    share = m / max(n + m, 1.0)
+    total[0, 0] += m
+    total[0, 1:] += delta * share
+    total[1:, 1:] += part[1:, 1:]
+    total[1:, 1:].addr_(delta, delta, alpha=n * share)
 
 
 def covariance(packed: Tensor) -> Tensor:
@@ -57,22 +70,31 @@ def covariance(packed: Tensor) -> Tensor:
     return packed[1:, 1:] / (packed[0, 0] - 1)
 
 
-def root(matrix: Tensor, rank: int | None = None) -> Tensor:
-    """Square root of a symmetric positive semi-definite matrix (d, d), of known ``rank`` where n - 1 rows made it.
+def factor(matrix: Tensor, rank: int | None = None) -> Tensor:
+    """F (d, r) with F F^T = the positive semi-definite matrix (d, d); of known ``rank`` where n - 1 rows made it.
 
-    Eigenvalues beyond the rank, or that rounding made negative, count as zero: the square root would lift their rounding
-    errors of 1e-16 to 1e-8.
+    Eigenvalues beyond the rank, or no larger than rounding makes them, are left out: the square root would lift their
+    errors of 1e-16 to 1e-8. A matrix of low rank is first brought into its range, which as many random columns find
+    (Halko, Martinsson & Tropp, arXiv 0909.4061); their seed is fixed.
     """
-    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
-    values = values.clamp(min=0)
-    if rank is not None and rank < len(values):
-        values[: len(values) - rank] = 0  # in ascending order
-    return (vectors * values.sqrt()) @ vectors.mT
+    matrix, basis = (matrix + matrix.mT) / 2, None
+    if rank is not None and 3 * (rank + SPARE) < len(matrix):
+        stream = torch.Generator().manual_seed(0)
+        noise = torch.randn(len(matrix), rank + SPARE, dtype=matrix.dtype, generator=stream).to(matrix.device)
+        basis = torch.linalg.qr(matrix @ noise).Q
+        matrix = basis.mT @ matrix @ basis
+    values, vectors = torch.linalg.eigh(matrix)  # ascending
+    kept = values > NOISE * values[-1].clamp(min=0)
+    if rank is not None:
+        kept[: max(0, len(values) - rank)] = False
+    found = vectors[:, kept] * values[kept].sqrt()
+    return found if basis is None else basis @ found
 
 
 def singular_values(first: Tensor, second: Tensor, ranks: tuple[int | None, int | None] = (None, None)) -> Tensor:
     """Singular values of S1^(1/2) S2^(1/2) for two covariances (d, d); their sum is tr (S1 S2)^(1/2)."""
-    return torch.linalg.svdvals(root(first, ranks[0]) @ root(second, ranks[1]))
+    product = factor(first, ranks[0]).mT @ factor(second, ranks[1])
+    return torch.linalg.svdvals(product) if min(product.shape) else product.new_zeros(1)
 
 
 def frechet_distance(mu1: Tensor, s1: Tensor, mu2: Tensor, s2: Tensor) -> Tensor:
@@ -95,7 +117,7 @@ def frechet_from_samples(real: Tensor, fake: Tensor) -> Tensor:
     return gap + one + two - 2 * singular.sum()
 
 
-def _parts_of_samples(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _parts_of_samples(real: Tensor, fake: Tensor) -> Parts:
     """Squared distance of the means, both total variances, singular values of S1^(1/2) S2^(1/2)."""
     mu1, mu2 = real.mean(0), fake.mean(0)
     x, y = (real - mu1) / (len(real) - 1) ** 0.5, (fake - mu2) / (len(fake) - 1) ** 0.5
@@ -105,10 +127,50 @@ def _parts_of_samples(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tenso
     return gap, one, two, torch.linalg.svdvals(x @ y.T)
 
 
-def _parts_of_moments(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _parts_of_moments(real: Tensor, fake: Tensor) -> Parts:
     """Squared distance of the means, both total variances, singular values of S1^(1/2) S2^(1/2)."""
+    quick = _quick_parts(real, fake)
+    if quick is not None:
+        return quick
     s1, s2, ranks = covariance(real), covariance(fake), (int(real[0, 0]) - 1, int(fake[0, 0]) - 1)
     return (real[0, 1:] - fake[0, 1:]).square().sum(), s1.trace(), s2.trace(), singular_values(s1, s2, ranks)
+
+
+def _quick_parts(real: Tensor, fake: Tensor) -> Parts | None:
+    """The same by `quick_singular_values`, or None where rounding could matter."""
+    s1, s2 = covariance(real), covariance(fake)
+    if min(real[0, 0], fake[0, 0]) <= len(s1) or (found := quick_singular_values(s1, s2)) is None:
+        return None
+    gap, one, two = (real[0, 1:] - fake[0, 1:]).square().sum(), s1.trace(), s2.trace()
+    value = float(gap + one + two - 2 * found[0].sum())
+    return (gap, one, two, found[0]) if 2 * found[1] <= CLOSE * value else None
+
+
+def quick_singular_values(first: Tensor, second: Tensor) -> tuple[Tensor, float] | None:
+    """As `singular_values` for two regular covariances, the quick way, and what rounding may do to their sum.
+
+    Two Cholesky factors and the eigenvalues of their product's square. That squares the condition number: an error of e in a
+    square s^2 is one of e / 2s in s. The second result is ten times the root of the sum of their squares, with e = 2^-52 of
+    the largest square. None where a covariance is singular or nearly so.
+    """
+    (left, failed), (right, failed_too) = (torch.linalg.cholesky_ex(part) for part in (first, second))
+    if failed or failed_too:
+        return None
+    if any(part.diagonal().min().square() < REGULAR * part.square().sum(1).max() for part in (left, right)):
+        return None
+    squares = torch.linalg.eigvalsh(_gram(left.mT @ right))
+    if not squares[0] > 0:
+        return None
+    found = squares.sqrt()
+    return found.flip(0), 10 * EPSILON * float(squares[-1] * (0.5 / found).norm())
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """X^T X (d, d) of (n, d); numpy knows that it is symmetric and spends half the work."""
+    if rows.device.type != "cpu":
+        return rows.mT @ rows
+    plain = rows.contiguous().numpy()
+    return torch.from_numpy(plain.T @ plain)
 
 
 def frechet_bias(one: float, two: float, n: int, m: int, singular: Tensor) -> float:
@@ -168,9 +230,9 @@ class FrechetDistance(SetMetric):
             if self.store == "rows":
                 self.add(side, rows, ids)
             else:
-                old = getattr(self, f"{side}_moments")
                 new = moments(rows.reshape(-1, self.dim))
-                setattr(self, f"{side}_moments", merge_moments(torch.stack([old, new])))
+                _add_moments(new, self._packed(side))  # into the new ones: the old may be the metric's default
+                setattr(self, f"{side}_moments", new)
 
     def scores(self, draws: int, seed: int) -> tuple[dict[str, Score], dict[str, Rows | int]]:
         """See `FeatureMetric.scores`."""
@@ -185,13 +247,18 @@ class FrechetDistance(SetMetric):
         """See `SetMetric.values`."""
         real, fake = sides["real"].values.cpu(), sides["fake"].values.cpu()
         n, m = self._counted(len(real), len(fake))
-        packed = moments(real)
-        parts = _parts_of_samples(real, fake) if n + m < self.dim else _parts_of_moments(packed, moments(fake))
+        parts = self._parts(real, fake)
         value = self._allowed(n, m, *parts)
         if counts is None:
             return {self.name: (value, None)}
         weights = torch.from_numpy(counts)[:, sides["fake"].item.cpu()]
-        return {self.name: (value, _resampled(packed, fake, weights))}
+        return {self.name: (value, _resampled(moments(real), fake, weights))}
+
+    def _parts(self, real: Tensor, fake: Tensor) -> Parts:
+        if max(len(real), len(fake)) > FEW * self.dim:
+            return _parts_of_moments(moments(real), moments(fake))
+        regular = min(len(real), len(fake)) > self.dim
+        return (_quick_parts(moments(real), moments(fake)) if regular else None) or _parts_of_samples(real, fake)
 
     def _packed(self, side: str) -> Tensor:
         state: Tensor = getattr(self, f"{side}_moments")
@@ -213,7 +280,8 @@ class FrechetDistance(SetMetric):
         raise ValueError(
             f"{self.name} of {n} real and {m} fake rows in {self.dim} dimensions would be {value:.4g}; sampling alone adds "
             f"{least}about {bias:.3g}: more than {self.max_bias:g} of the real features' total variance {spread:.4g}; "
-            f"give {least}about {more} rows a side, use KernelDistance, or construct with allow_bias=True"
+            f"give {least}about {more} rows a side, or read a kernel distance (KAD, KID), which has no such bias; allow_bias "
+            "(--allow-bias) gives it all the same"
         )
 
     def small_sample(self, counts: Mapping[str, int]) -> bool:
@@ -264,7 +332,7 @@ class FrechetDistance(SetMetric):
 def _resampled(real: Tensor, fake: Tensor, weights: Tensor) -> np.ndarray:
     """Distances (b,) of packed moments to the rows (m, d) under each of the weights (b, m), in the quick one-sided form."""
     rows = fake - real[0, 1:]
-    half = root(covariance(real), int(real[0, 0]) - 1)
+    half = factor(covariance(real), int(real[0, 0]) - 1)
     turned, lengths, spread = rows @ half, rows.square().sum(1), half.square().sum()
     made = []
     for weight in weights:

@@ -31,12 +31,17 @@ class ZooTask(Task):
     Args:
         output: folder that receives the exported weights; replaced as a whole, only when the export is complete.
         ema_decay: of the exponential moving average of the weights; shorter at first, so that it forgets the beginning.
+        start: a checkpoint of an earlier run, whose averaged weights this one starts from, with an optimizer of its own.
     """
 
-    def __init__(self, output: Path, ema_decay: float = 0.998, **task: Any) -> None:
+    def __init__(self, output: Path, ema_decay: float = 0.998, start: Path | None = None, **task: Any) -> None:
         super().__init__(**task)
         self.output = Path(output)
         self.net = self.build()
+        if start is not None:
+            state = torch.load(start, map_location="cpu", weights_only=True)["state_dict"]
+            prefix = "average.module."
+            self.net.load_state_dict({key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)})
         self.average = AveragedModel(self.net, multi_avg_fn=_warm_average(ema_decay)).requires_grad_(False)
 
     @abstractmethod
@@ -173,7 +178,6 @@ class TrainDiffusion(ZooTask):
         unconditional: share of captions replaced by "" (classifier-free guidance).
         reading_weight: of a linear probe that reads the clip's factors from the mean text state. Without it the text
             encoder, which starts from nothing here, takes thousands of steps to tell the words apart.
-        warm_start: go on from the weights in ``output`` instead of from random ones.
     """
 
     def __init__(
@@ -187,7 +191,6 @@ class TrainDiffusion(ZooTask):
         text_layers: int = 2,
         unconditional: float = 0.1,
         reading_weight: float = 1.0,
-        warm_start: bool = False,
         ema_decay: float = 0.995,
         **task: Any,
     ) -> None:
@@ -196,7 +199,6 @@ class TrainDiffusion(ZooTask):
         from xmodal.miniature.tokenizer import build_tokenizer
 
         self.sizes = (block_out_channels, attention, layers_per_block, width, text_layers)
-        self.warm_start = warm_start
         vae_config = AutoencoderDC.load_config(vae)
         self.latent_channels = vae_config["latent_channels"]
         self.latent_size = IMAGE_SIZE // 2 ** (len(vae_config["encoder_block_out_channels"]) - 1)
@@ -221,11 +223,6 @@ class TrainDiffusion(ZooTask):
 
         channels, attention, layers, width, text_layers = self.sizes
         reader = nn.Linear(width, sum(map(len, FACTORS.values())))
-        if self.warm_start:
-            text_encoder = CLIPTextModel.from_pretrained(self.output / "text_encoder", dtype=torch.float32)
-            unet = UNet2DConditionModel.from_pretrained(self.output / "unet", torch_dtype=torch.float32, low_cpu_mem_usage=False)
-            unet.register_to_config(_name_or_path="")  # what it publishes need not tell where it was read
-            return nn.ModuleDict({"text_encoder": text_encoder.train(), "unet": _channels_last(unet.train()), "reader": reader})
         text = CLIPTextConfig(
             vocab_size=len(self.tokenizer),
             hidden_size=width,

@@ -27,8 +27,8 @@ class TrainPair(ZooTask):
     Args:
         whole: share of sentences that name all there is to say; the others leave out some of it, as people do. Validation
             reads whole ones.
-        reading_weight: of one linear probe that reads the clip's factors from the embeddings of both sides. The towers
-            start from nothing, and a batch alone teaches them the words slowly.
+        reading_weight: of one linear probe that reads the clip's factors (cross-entropies, summed) from the embeddings of
+            both sides. The towers start from nothing, and a batch alone teaches them the words slowly, and shapes later still.
     """
 
     caption: str
@@ -93,7 +93,7 @@ class TrainPair(ZooTask):
     def _reading(self, reader: nn.Module, embeddings: Tensor, factors: Tensor) -> Tensor:
         rows = reader(embeddings).split([len(FACTORS[name]) for name in self.factors], dim=1)
         columns = [list(FACTORS).index(name) for name in self.factors]
-        return torch.stack([F.cross_entropy(row, factors[:, column]) for row, column in zip(rows, columns)]).mean()
+        return torch.stack([F.cross_entropy(row, factors[:, column]) for row, column in zip(rows, columns)]).sum()
 
     def on_train_batch_end(self, *_: Any) -> None:
         with torch.no_grad():

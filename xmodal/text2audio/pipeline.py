@@ -5,27 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xmodal.data.image import load_image, resize
-from xmodal.data.video import load_frames
+from xmodal.data.pictures import is_picture, read_pictures
 from xmodal.diffusion.sampling import Generators, Scheduler, sample, with_guidance
 from xmodal.foundation.base import Encoder, ImageEncoder, Prior, TextEncoder, Vocoder
 from xmodal.text2audio.unet import MelNetwork
 
 Query = Literal["image", "text", "prior"]
 Asked = Any
-"""Text, a picture's or video's path, pixels (3, H, W) in [0, 1] as tensor or array (H, W, 3), or a Pillow picture."""
+"""Text, a picture's or video's path, pixels (3, H, W) in [0, 1] as tensor or array (H, W, 3), or a Pillow picture; four axes
+are the frames of one video."""
 
 OUTPUT_TYPES = ("np", "pt")
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-VIDEOS = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif"}
 KARRAS_WITH_COSINE = (
     "use_karras_sigmas with the cosine schedule (squaredcos_cap_v2) samples worse than fewer steps without them: "
     "set use_karras_sigmas to False, or use_lu_lambdas to True"
@@ -136,7 +132,7 @@ class CLIPSonicPipeline:
         """How a query is read; raises ValueError where this pipeline cannot read it so."""
         chosen = query or self.query
         if chosen is None:
-            chosen = "image" if _is_picture(asked) else "text" if self.prior is None else "prior"
+            chosen = "image" if is_picture(asked) else "text" if self.prior is None else "prior"
         if chosen not in get_args(Query):
             raise ValueError(f"query must be one of {', '.join(get_args(Query))}, not {chosen!r}")
         if chosen == "image" and not isinstance(self.encoder, ImageEncoder):
@@ -181,8 +177,7 @@ class CLIPSonicPipeline:
 
     def _see(self, asked: Asked, frames: int) -> Tensor:
         """One picture, or the mean of a video's evenly spaced frames -> (d,)."""
-        size = cast(ImageEncoder, self.encoder).image_size
-        pixels = torch.stack([_square(each, size) for each in _pictures(asked, frames)])
+        pixels = read_pictures(asked, cast(ImageEncoder, self.encoder).image_size, frames)
         return F.normalize(self.encoder.embed(pixels.to(self.device)).float(), dim=-1).mean(0)
 
     @torch.no_grad()
@@ -284,34 +279,3 @@ def check_scheduler(scheduler: Scheduler, trained: Mapping[str, Any]) -> None:
         )
     if scheduler.config.get("use_karras_sigmas") and trained["beta_schedule"] == "squaredcos_cap_v2":
         raise ValueError(KARRAS_WITH_COSINE)
-
-
-def _is_picture(asked: Asked) -> bool:
-    if not isinstance(asked, str):
-        return True
-    return Path(asked).suffix.lower() in PICTURES | VIDEOS or (len(asked) < 256 and Path(asked).is_file())
-
-
-def _pictures(asked: Asked, frames: int) -> list[Any]:
-    """A path, a Pillow picture, a tensor or an array -> pictures that `_square` takes."""
-    if isinstance(asked, (str, Path)) and Path(asked).suffix.lower() in VIDEOS:
-        if frames < 1:
-            raise ValueError(f"frames must be at least 1, not {frames}")
-        return list(load_frames(asked, frames))
-    return [asked]
-
-
-def _square(asked: Asked, size: int) -> Tensor:
-    """Pixels (3, size, size) in [0, 1], squeezed as `xmodal.data.PairedMedia` does it."""
-    if isinstance(asked, (str, Path)):
-        return load_image(asked, size, size)
-    if isinstance(asked, Tensor):
-        pixels = asked.detach().float().cpu()
-    else:
-        array = np.asarray(asked.convert("RGB") if hasattr(asked, "convert") else asked)
-        scale = 255 if array.dtype == np.uint8 else 1
-        pixels = torch.from_numpy(array.astype(np.float32) / scale)
-        pixels = pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels
-    if pixels.ndim != 3 or len(pixels) != 3 or not 0 <= pixels.min() <= pixels.max() <= 1:
-        raise ValueError(f"a picture is (3, H, W) in [0, 1] as tensor or (H, W, 3) as array, got {tuple(pixels.shape)}")
-    return pixels if pixels.shape[1:] == (size, size) else resize(pixels, size, size)

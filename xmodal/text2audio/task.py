@@ -8,11 +8,9 @@ The supervised baselines (CLIP-TTA, CLAP-TTA) are the same task with a text towe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-from zlib import crc32
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +18,10 @@ from torch import Tensor
 
 from xmodal.data.audio import resample
 from xmodal.data.mel import MelSpec, log_mel
+from xmodal.data.soundfiles import write_missing
 from xmodal.diffusion.training import denoising_loss
 from xmodal.foundation.base import AudioEncoder, Encoder, ImageEncoder, Prior, TextEncoder, Vocoder
-from xmodal.task import Feature, Task
+from xmodal.task import AveragedTask, Feature
 from xmodal.text2audio.pipeline import CLIPSonicPipeline, Query, scheduler_for
 from xmodal.text2audio.unet import MelNetwork, MelUNet
 
@@ -30,7 +29,7 @@ from xmodal.text2audio.unet import MelNetwork, MelUNet
 LOUDEST = {"below 44.1 kHz": 2.5, "from 44.1 kHz": 3.3}
 
 
-class CLIPSonic(Task):
+class CLIPSonic(AveragedTask):
     """Train a generator of spectrograms on pairs of picture and sound.
 
     Args:
@@ -86,8 +85,8 @@ class CLIPSonic(Task):
         predictions: Path = Path("outputs/predictions"),
         **task: Any,
     ) -> None:
-        super().__init__(**task)
-        _check(template, seconds, condition_dropout, condition_noise, ema_decay)
+        super().__init__(ema_decay=ema_decay, **task)
+        _check(template, seconds, condition_dropout, condition_noise)
         self.encoder, self.vocoder = encoder, vocoder
         self.query = query
         self._text_encoder: Any = text_encoder
@@ -95,17 +94,16 @@ class CLIPSonic(Task):
         self.adapter = self.build_adapter(adapter, encoder.dim, vocoder.mel.n_mels)
         low, high = _range(vocoder.mel)
         self.adapter.bind(vocoder.mel, low if mel_low is None else mel_low, high if mel_high is None else mel_high)
-        self.average = deepcopy(self.adapter).requires_grad_(False)
+        self.start_average()
         if weights is not None:
             self.load_adapter(weights)
         self.text, self.template, self.seconds, self.predictions = text, template, seconds, Path(predictions)
-        self.condition_dropout, self.condition_noise, self.ema_decay = condition_dropout, condition_noise, ema_decay
+        self.condition_dropout, self.condition_noise = condition_dropout, condition_noise
         self.noise_options: dict[str, Any] = {
             "prediction_type": prediction_type, "beta_schedule": beta_schedule, "num_train_timesteps": num_train_timesteps,
         }  # fmt: skip
         self.scheduler = scheduler_for(**self.noise_options, training=True)
         self.defaults: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
-        self._averaged_at = 0
 
     @property
     def samples(self) -> int:
@@ -171,7 +169,7 @@ class CLIPSonic(Task):
         """
         batch = {**batch, **self.features(batch)}
         condition = batch["condition"] if "condition" in batch else self.condition(batch)
-        network = self.adapter if self.training else self.average
+        network = self.adapter if self.training else self.published
         keep, generator = None, None
         if self.training:
             keep = torch.rand(len(condition), device=condition.device) >= self.condition_dropout
@@ -187,59 +185,28 @@ class CLIPSonic(Task):
         unit = F.normalize(condition.float(), dim=-1)
         return unit + self.condition_noise / unit.shape[1] ** 0.5 * torch.randn_like(unit)
 
-    @torch.no_grad()
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Move the average after each step of the optimizer; it forgets its first steps sooner."""
-        if self.global_step == self._averaged_at:
-            return  # gradients are being accumulated
-        self._averaged_at = self.global_step
-        decay = min(self.ema_decay, (1 + self.global_step) / (10 + self.global_step))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.adapter.parameters()), 1 - decay)
-
-    def load_adapter(self, source: str | Path) -> None:
-        """As :meth:`xmodal.task.Task.load_adapter`; the average starts from the same weights."""
-        super().load_adapter(source)
-        self.average.load_state_dict(self.adapter.state_dict())
-
-    def save_adapter(self, folder: str | Path, *options: Any, **named: Any) -> Path:
-        """As :meth:`xmodal.task.Task.save_adapter`; the averaged weights are what is published."""
-        trained, self.adapter = self.adapter, self.average
-        try:
-            return super().save_adapter(folder, *options, **named)
-        finally:
-            self.adapter = trained
-
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Path]:
         """Write one sound per clip into ``predictions``, asked for as ``query`` says; clips that have one are passed over.
 
         Each clip's noise depends on its id alone, so a run that was stopped and resumed gives the same sounds.
         """
-        import soundfile
-
-        targets = [self.predictions / f"{name}.wav" for name in batch["id"]]
-        missing = [index for index, path in enumerate(targets) if not path.exists()]
-        if not missing:
-            return targets
         kind = self.query or ("text" if isinstance(self.encoder, TextEncoder) else "image")
         if kind == "image" and "pixels" not in batch:
             raise ValueError("the query is a picture, but the data gives none: let it give pixels, or set query to text or prior")
         asked = list(batch["pixels"]) if kind == "image" else self.texts(batch)
-        noise = [torch.Generator().manual_seed(crc32(batch["id"][index].encode())) for index in missing]
-        pipe = self.pipeline()
-        made = pipe([asked[index] for index in missing], query=kind, generator=noise)
-        self.predictions.mkdir(parents=True, exist_ok=True)
-        for index, audio in zip(missing, made.audios, strict=True):
-            partial = targets[index].with_suffix(".partial")
-            soundfile.write(partial, audio, made.sampling_rate, format="WAV")
-            partial.replace(targets[index])
-        return targets
+
+        def make(missing: list[int], noise: list[torch.Generator]) -> tuple[Any, int]:
+            made = self.pipeline()([asked[index] for index in missing], query=kind, generator=noise)
+            return made.audios, made.sampling_rate
+
+        return write_missing(self.predictions, batch["id"], make)
 
     def pipeline(self) -> CLIPSonicPipeline:
         """The callable that users run: picture or text in, sound out. The text tower and the prior are built here, once."""
         self._text_encoder, self._prior = _built(self._text_encoder), _built(self._prior)
         return CLIPSonicPipeline(
             self.encoder,
-            self.average,
+            self.published,
             self.vocoder,
             text_encoder=self._text_encoder,
             prior=self._prior,
@@ -262,13 +229,12 @@ def _range(mel: MelSpec) -> tuple[float, float]:
     return mel.silence, high if mel.log == "ln" else high / 2.302585092994046
 
 
-def _check(template: str, seconds: float, dropout: float, noise: float, decay: float) -> None:
+def _check(template: str, seconds: float, dropout: float, noise: float) -> None:
     if template.count("{}") != 1:
         raise ValueError(f"template {template!r} must hold exactly one {{}}, the place of the name")
     if seconds <= 0:
         raise ValueError(f"seconds must be above 0, not {seconds}")
-    for name, value in {"condition_dropout": dropout, "ema_decay": decay}.items():
-        if not 0 <= value < 1:
-            raise ValueError(f"{name} {value} is not a share from 0 to below 1")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"condition_dropout {dropout} is not a share from 0 to below 1")
     if noise < 0:
         raise ValueError(f"condition_noise must be at least 0, not {noise}")

@@ -1,0 +1,85 @@
+"""torchcodec as another decoder behind `load_audio` and `load_frames`: pip install "xmodal[codec]", and FFmpeg's libraries.
+
+It may choose other frames and other samples at the edges than the default decoders, so its name belongs to the key of
+cached features. Back-ends are ``default`` (libsndfile and PyAV) and ``torchcodec``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BACKENDS = ("default", "torchcodec")
+
+
+def check_backend(backend: str) -> None:
+    """Raise ValueError for a back-end that does not exist."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
+
+
+def codec_name() -> str:
+    """Name and version of torchcodec and of the FFmpeg it has found; ImportError where it cannot work."""
+    module = _import()
+    return f"torchcodec {module.__version__} with FFmpeg {getattr(module, 'ffmpeg_major_version', '')}".strip()
+
+
+def open_sound(path: Path) -> tuple[Any, float]:
+    """Decoder of a file's sound, and the seconds that its header announces (0 where it does not).
+
+    Raises ValueError for a file that torchcodec cannot read, and ImportError without torchcodec.
+    """
+    decoders = _import().decoders
+    try:
+        decoder = decoders.AudioDecoder(str(path))
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable sound file ({_line(error)})") from error
+    return decoder, float(decoder.metadata.duration_seconds_from_header or 0.0)
+
+
+def read_samples(decoder: Any, path: Path, start: float, duration: float | None) -> tuple[np.ndarray, int]:
+    """Samples (T, C) float32 of a stretch of the sound that `open_sound` has opened, and their rate; errors likewise."""
+    origin = float(decoder.metadata.begin_stream_seconds_from_header or 0.0) + start
+    try:
+        samples = decoder.get_samples_played_in_range(origin, None if duration is None else origin + duration)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ValueError(f"{path} is damaged: its sound cannot be decoded ({_line(error)})") from error
+    return samples.data.T.contiguous().numpy(), samples.sample_rate
+
+
+def read_frames(path: Path, times: Sequence[float]) -> Tensor:
+    """Frames shown at ``times`` (s from the first picture), uint8 (N, 3, H, W); errors as in `open_sound`."""
+    decoders = _import().decoders
+    try:
+        decoder = decoders.VideoDecoder(str(path))
+        origin = float(decoder.metadata.begin_stream_seconds or 0.0)
+        # The last picture is shown until the end, where rounding may put a time just behind it.
+        latest = float(decoder.metadata.end_stream_seconds) - 1e-4
+        frames = decoder.get_frames_played_at([min(origin + time, latest) for time in times]).data
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ValueError(f"{path} is not a readable video, or damaged ({_line(error)})") from error
+    return frames if isinstance(frames, Tensor) else torch.as_tensor(frames)
+
+
+def _import() -> ModuleType:
+    try:
+        import torchcodec
+        import torchcodec.decoders  # noqa: F401
+    except ImportError as error:
+        raise ImportError('the back-end torchcodec is not installed: pip install "xmodal[codec]", or use default') from error
+    except (RuntimeError, OSError) as error:
+        raise ImportError(
+            f"torchcodec finds no FFmpeg libraries ({_line(error)}): install FFmpeg, or use the back-end default"
+        ) from error
+    return torchcodec
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error that may hold a page."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]

@@ -1,0 +1,134 @@
+"""One clip of a manifest as tensors, and batches of them, with stored features in place of media."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, default_collate
+
+from xmodal.data.audio import load_audio, sound_seconds
+from xmodal.data.features import Rows
+from xmodal.data.image import load_image, resize
+from xmodal.data.manifest import Row
+from xmodal.data.video import load_frames
+from xmodal.data.window import window
+
+INPUTS = ("waveform", "pixels")
+
+
+class PairedMediaSet(Dataset[dict[str, Any]]):
+    """Rows of a manifest: ``id``, ``name`` (the label), ``caption`` (the text), and what ``inputs`` names.
+
+    That is ``waveform`` float32 (T,) and ``pixels`` float32 (3, H, W) in [0, 1].
+
+    Args:
+        rows: of a manifest.
+        sample_rate: Hz.
+        seconds: length of every sound.
+        short: what shorter sounds get: ``loop`` or ``pad``.
+        size: width and height of the pictures.
+        crop: of longer sounds: ``loudest`` (deterministic) or ``random`` (a new whole second of start in each epoch).
+        inputs: which of ``waveform`` and ``pixels`` to read.
+        stored: rows of feature stores, aligned with ``rows``; a whole batch of them is read at once.
+        seed: of the random crops. A crop depends on seed, epoch and clip alone, so not on who reads it.
+        lengths: samples of each row's sound, in place of ``seconds``.
+        backend: what decodes, see :mod:`xmodal.data.codec`.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        sample_rate: int,
+        seconds: float,
+        short: str,
+        size: tuple[int, int],
+        crop: str = "loudest",
+        inputs: Sequence[str] = INPUTS,
+        stored: Sequence[Rows] = (),
+        seed: int = 0,
+        lengths: Sequence[int] | None = None,
+        backend: str = "default",
+    ) -> None:
+        self.rows, self.size, self.crop = rows, size, crop
+        self.sample_rate, self.seconds, self.short = sample_rate, seconds, short
+        self.inputs, self.stored = tuple(inputs), tuple(stored)
+        self.seed, self.lengths, self.backend = seed, lengths, backend
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.item(index)
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
+        return self.batch(indices)
+
+    def item(self, index: int, epoch: int = 0) -> dict[str, Any]:
+        """One clip as it is read in an epoch."""
+        row = self.rows[index]
+        return {"id": row.id, "name": row.label, "caption": row.text, **self._media(row, index, epoch)}
+
+    def batch(self, indices: Sequence[int], epoch: int = 0) -> dict[str, Any]:
+        """Clips as they are read in an epoch, collated, with their stored features."""
+        rows = [self.rows[index] for index in indices]
+        words = {"id": [row.id for row in rows], "name": [row.label for row in rows], "caption": [row.text for row in rows]}
+        media = [self._media(row, index, epoch) for row, index in zip(rows, indices, strict=True)] if self.inputs else []
+        batch: dict[str, Any] = {**words, **(default_collate(media) if media else {})}
+        for stored in self.stored:
+            batch |= {name: plain(torch.from_numpy(array)) for name, array in stored.read(indices).items()}
+        return batch
+
+    def _media(self, row: Row, index: int, epoch: int) -> dict[str, torch.Tensor]:
+        media = {}
+        if "waveform" in self.inputs:
+            media["waveform"] = self._waveform(row, index, epoch)
+        if "pixels" in self.inputs:
+            media["pixels"] = self._pixels(row)
+        return media
+
+    def _waveform(self, row: Row, index: int, epoch: int) -> torch.Tensor:
+        source = row.audio or row.video
+        if source is None:
+            raise ValueError(f"the row {row.id!r} of the manifest names neither audio nor video")
+        waveform = load_audio(source, self.sample_rate, start=row.start, duration=row.duration, backend=self.backend)
+        length = round(self.seconds * self.sample_rate) if self.lengths is None else self.lengths[index]
+        if self.crop == "random" and len(waveform) > length:
+            starts = (len(waveform) - length) // self.sample_rate + 1
+            start = int(np.random.default_rng([self.seed, epoch, index]).integers(starts))
+            waveform = waveform[start * self.sample_rate :][:length]
+        return window(waveform, length, self.short)
+
+    def _pixels(self, row: Row) -> torch.Tensor:
+        """The clip's picture, or the frame in the middle of its stretch of video."""
+        if row.image is not None:
+            return load_image(row.image, *self.size)
+        if row.video is None:
+            raise ValueError(f"the row {row.id!r} of the manifest names neither image nor video")
+        times = 1 if row.duration is None else [row.start + row.duration / 2]
+        return resize(load_frames(row.video, times, backend=self.backend)[0], *self.size)
+
+
+def bucket_lengths(rows: Sequence[Row], step: float, longest: float, sample_rate: int) -> list[int]:
+    """Samples that each row's sound gets: its seconds, rounded up to a multiple of ``step``, at most ``longest``.
+
+    Read from the manifest's durations, or else from the files' headers; a file without a readable one gets ``longest``.
+    """
+    lengths = []
+    for row in rows:
+        seconds = row.duration
+        if seconds is None and (source := row.audio or row.video) is not None:
+            try:
+                seconds = sound_seconds(source) - row.start
+            except (ValueError, OSError):
+                seconds = longest  # reading it will say what is wrong
+        steps = max(1, -(-round((seconds or longest) * 1000) // round(step * 1000)))
+        lengths.append(round(min(steps * step, longest) * sample_rate))
+    return lengths
+
+
+def plain(stored: torch.Tensor) -> torch.Tensor:
+    """float16 as float32, which models take; other types as they are."""
+    return stored.float() if stored.dtype == torch.float16 else stored

@@ -1,0 +1,220 @@
+"""V2A-Mapper (arXiv 2308.09300): a small network leads from CLIP's embedding of a picture to CLAP's of its sound.
+
+Frozen: the image encoder, CLAP's audio tower, and the generator (AudioLDM) that makes sounds of CLAP embeddings. Trained:
+the mapper, on pairs of embeddings alone. The audio tower is built only to train or to rank, the generator only to make sounds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xmodal.data.soundfiles import write_missing
+from xmodal.foundation.base import AudioEncoder, AudioGenerator, ImageEncoder
+from xmodal.frozen import Frozen
+from xmodal.task import AveragedTask, Feature
+from xmodal.vision2audio.frames import Aggregation, aggregate, check_aggregation
+from xmodal.vision2audio.pipeline import V2AMapperPipeline
+from xmodal.vision2audio.regression import Mapper, RegressionMapper
+from xmodal.vision2audio.stereo import StereoPan
+
+
+class V2AMapper(AveragedTask):
+    """Train a mapper on pairs of picture and sound.
+
+    Args:
+        encoder: sees; gives the sources.
+        target: hears; gives the targets. It must be the CLAP that the generator was trained with. A part, or what builds it.
+        generator: makes sounds of the target's embeddings; never built in training.
+        adapter: factory ``(encoder.dim, target.dim) -> Mapper``.
+        aggregation: what becomes of the frames of a clip (pixels (B, F, 3, H, W)): ``mean`` (of unit vectors), ``middle``,
+            ``first``, ``random`` (another one at each reading), or ``per_frame`` (each is a source; results are averaged).
+            Which one the paper takes was not available to us.
+        frames: how many frames the pipeline takes of a video.
+        ema_decay: of averaged weights that are validated, published and used; lower at the beginning; 0 keeps no average.
+        seconds, guidance_scale, num_inference_steps: defaults of the pipeline that this mapper ships with.
+        weights: a published mapper to start from: a built-in name, or a folder with ``adapter.safetensors``.
+        predictions: folder that `predict_step` writes its sounds to.
+        **task: optimizer and lr_scheduler factories, see :class:`xmodal.task.Task`.
+
+    Raises ValueError for options, or pairs of parts, that cannot work.
+    """
+
+    adapter: Mapper
+
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        target: Callable[[], AudioEncoder],
+        generator: Callable[[], AudioGenerator],
+        adapter: Callable[[int, int], Mapper] = RegressionMapper,
+        aggregation: Aggregation = "mean",
+        frames: int = 4,
+        ema_decay: float = 0.0,
+        seconds: float = 10.0,
+        guidance_scale: float = 2.5,
+        num_inference_steps: int = 25,
+        weights: str | None = None,
+        predictions: Path = Path("outputs/predictions"),
+        **task: Any,
+    ) -> None:
+        super().__init__(ema_decay=ema_decay, **task)
+        check_aggregation(aggregation)
+        if frames < 1 or seconds <= 0:
+            raise ValueError(f"frames must be at least 1 and seconds above 0, not {frames} and {seconds}")
+        self.encoder, self.aggregation, self.predictions = encoder, aggregation, Path(predictions)
+        self._target: Any = target
+        self._generator: Any = generator
+        self.adapter = self.build_adapter(adapter, encoder.dim, self._out_dim())
+        if not isinstance(self.adapter, Mapper):
+            raise TypeError(f"adapter must make a Mapper, not a {type(self.adapter).__name__}: see xmodal.vision2audio")
+        self.start_average()
+        if weights is not None:
+            self.load_adapter(weights)
+        self.defaults: dict[str, Any] = {
+            "aggregation": aggregation, "frames": frames, "seconds": seconds, "guidance_scale": guidance_scale,
+            "num_inference_steps": num_inference_steps,
+        }  # fmt: skip
+
+    def _out_dim(self) -> int:
+        """Size of the targets, from parts or from what cards promise; the target is built only where nothing else tells."""
+        target, generator = promised_dim(self._target, "dim"), promised_dim(self._generator, "cond_dim")
+        if target is None and generator is None:
+            target = self.target.dim
+        if target is not None and generator is not None and target != generator:
+            raise ValueError(
+                f"target gives embeddings of size {target}, but the generator is conditioned on size {generator}: "
+                f"take the CLAP that the generator was trained with"
+            )
+        return int(generator if target is None else target)  # type: ignore[arg-type]
+
+    @property
+    def target(self) -> AudioEncoder:
+        """The audio tower, built when it is first needed; ValueError where its size is not the mapper's."""
+        if not isinstance(self._target, Frozen):
+            self._target = self._target().to(self.device)
+        target = cast(AudioEncoder, self._target)
+        expected = getattr(getattr(self, "adapter", None), "out_dim", target.dim)
+        if target.dim != expected:
+            raise ValueError(f"target gives embeddings of size {target.dim}, but the mapper was built for size {expected}")
+        return target
+
+    @property
+    def generator(self) -> AudioGenerator:
+        """What makes the sounds, built when it is first needed."""
+        if not isinstance(self._generator, Frozen):
+            self._generator = self._generator().to(self.device)
+        return cast(AudioGenerator, self._generator)
+
+    def frozen_features(self) -> dict[str, Feature]:
+        """What a batch's pictures and sounds become before the mapper.
+
+        ``pixels`` (B, 3, H, W), or (B, F, 3, H, W) with several frames, in [0, 1] -> ``image_embedding`` (B, d1) or (B, F, d1);
+        ``waveform`` (B, T) at the target's rate -> ``audio_embedding`` (B, d2).
+        """
+
+        def see(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+            return {"image_embedding": self.see(batch["pixels"])}
+
+        def hear(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+            return {"audio_embedding": self.target.embed(batch["waveform"])}
+
+        return {
+            "image_embedding": Feature(("pixels",), ("image_embedding",), (self.encoder,), see),
+            "audio_embedding": Feature(("waveform",), ("audio_embedding",), (self.target,), hear),
+        }
+
+    def features(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """As :meth:`xmodal.task.Task.features`; a batch that holds both embeddings does not even build the target."""
+        return {} if {"image_embedding", "audio_embedding"} <= batch.keys() else super().features(batch)
+
+    def see(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) or (B, F, 3, H, W) -> (B, d1) or (B, F, d1), as the encoder gives them."""
+        if pixels.ndim == 5:
+            return self.encoder.embed(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+        return self.encoder.embed(pixels)
+
+    def pairs(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Sources (N, d1) and targets (N, d2) of a batch of features; N is B, or B * F with ``per_frame``."""
+        frames, target = batch["image_embedding"], batch["audio_embedding"]
+        frames = frames[:, None] if frames.ndim == 2 else frames
+        # What is drawn in validation must be the same each time.
+        noise = None if self.training else torch.Generator().manual_seed(0)
+        source = aggregate(frames, self.aggregation, self.adapter.source_norm == "none", noise)
+        return source, target.repeat_interleave(len(source) // len(target), 0)
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """The mapper's own loss; ``batch`` holds the :meth:`features`, their inputs, or some of each.
+
+        With `StereoPan`, ``pan`` (B,) in the batch, from -1 to 1 or NaN where it is not known, adds that of its head.
+        """
+        source, target = self.pairs({**batch, **self.features(batch)})
+        mapper = self.adapter if self.training else self.published
+        terms = {}
+        if isinstance(mapper, StereoPan) and "pan" in batch:
+            terms["pan"] = mapper.pan_loss(source, batch["pan"].repeat_interleave(len(source) // len(batch["pan"]), 0))
+        if self.training:
+            return {"mapping": mapper.loss(source, target), **terms}
+        with torch.random.fork_rng(devices=[source.device] if source.is_cuda else []):
+            torch.manual_seed(0)
+            return {"mapping": mapper.loss(source, target), **terms}
+
+    @torch.no_grad()
+    def agreement(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Mean cosine of guesses with their own targets and with the next clip's; always guessing the mean scores alike."""
+        source, target = self.pairs(batch)
+        guess = self.published.sample(source, generator=torch.Generator().manual_seed(0))
+        pairs = {"cosine": target, "cosine_shuffled": target.roll(len(target) // len(batch["audio_embedding"]), 0)}
+        return {name: F.cosine_similarity(guess, each.float(), dim=-1).mean() for name, each in pairs.items()}
+
+    def _step(self, batch: Any, stage: str) -> Tensor:
+        batch = {**batch, **self.features(batch)}
+        if stage != "train" and len(batch["audio_embedding"]) > 1:
+            values = {f"{stage}/{name}": value for name, value in self.agreement(batch).items()}
+            self.log_dict(values, sync_dist=True, on_epoch=True, batch_size=len(batch["audio_embedding"]))
+        return super()._step(batch, stage)
+
+    def on_fit_start(self) -> None:
+        """Raise ValueError where the data's sounds are not at the rate that the target hears."""
+        rate = getattr(getattr(self.trainer, "datamodule", None), "sample_rate", None)
+        if rate is not None and rate != self.target.sample_rate:
+            heard = self.target.sample_rate
+            raise ValueError(f"the data gives sounds at {rate} Hz, but the target hears {heard} Hz: set data.sample_rate")
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Path]:
+        """Write one sound per clip into ``predictions``; clips that have one are passed over.
+
+        Each clip's noise depends on its id alone, so a run that was stopped and resumed gives the same sounds.
+        """
+        if "pixels" not in batch:
+            raise ValueError(f"the data gives no pixels, only {', '.join(batch)}: pictures are what sounds are made of")
+
+        def make(missing: list[int], noise: list[torch.Generator]) -> tuple[Any, int]:
+            made = self.pipeline()([batch["pixels"][index] for index in missing], generator=noise)
+            stereo = made.audios.ndim == 3
+            return made.audios.transpose(0, 2, 1) if stereo else made.audios, made.sampling_rate
+
+        return write_missing(self.predictions, batch["id"], make)
+
+    def pipeline(self) -> V2AMapperPipeline:
+        """The callable that users run: picture or video in, sound out. The generator is built here, once."""
+        target = self._target if isinstance(self._target, Frozen) else (lambda: self.target)
+        return V2AMapperPipeline(self.encoder, self.published, self.generator, target, **self.defaults).to(self.device)
+
+
+def promised_dim(part: Any, name: str) -> int | None:
+    """Size ``name`` of a part, or what the card that a recipe's factory will load says; None where only building it tells."""
+    if isinstance(part, Frozen):
+        return getattr(part, name)
+    made = [each for each in (part, getattr(part, "func", None), *getattr(part, "args", ())) if isinstance(each, type)]
+    if not made or not issubclass(made[0], Frozen):
+        return None
+    cards = getattr(sys.modules[made[0].__module__], "CARDS", {})
+    card = getattr(part, "keywords", {}).get("card", next(iter(cards), None))
+    return cards[card].dim if card in cards else None
