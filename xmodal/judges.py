@@ -89,6 +89,8 @@ class Extractor:
     def preprocessing(self) -> str:
         """What happens to a file before the encoder."""
         if self.modality == "image":
+            if hasattr(self.encoder, "preprocessing"):
+                return str(self.encoder.preprocessing)
             return f"bicubic to {self.encoder.image_size} x {self.encoder.image_size}"
         return f"mono, {self.encoder.sample_rate} Hz, loudest {self.seconds:g} s, zero-padded"
 
@@ -102,19 +104,31 @@ class Extractor:
         the first file that cannot be read.
         """
         rows, logits = [], []
-        heads = getattr(self.encoder, "class_logits", None) or getattr(self.encoder, "logits", None)
         for start in range(0, len(items), batch_size):
-            inputs = torch.stack([self._read(item, of) for item in items[start : start + batch_size]])
-            rows.append(self.encoder.tokens(inputs) if self.frames else self.encoder.embed(inputs))
-            if self.labels and heads is not None:
-                logits.append(heads(inputs))
+            row, logit = self._judge([self._read(item, of) for item in items[start : start + batch_size]])
+            rows.append(row)
+            if logit is not None:
+                logits.append(logit)
             if progress is not None:
                 progress(min(start + batch_size, len(items)), len(items))
         return torch.cat(rows), torch.cat(logits) if logits else None
 
+    def _judge(self, read: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Rows and logits of some inputs; in one pass where the encoder can do both."""
+        if len({each.shape for each in read}) > 1:  # pictures at their own sizes, for an encoder that asks for them
+            return torch.cat([self.encoder.embed(each[None]) for each in read]), None
+        inputs = torch.stack(read)
+        if self.labels and hasattr(self.encoder, "embed_and_classify"):
+            return self.encoder.embed_and_classify(inputs)  # type: ignore[no-any-return]
+        heads = getattr(self.encoder, "class_logits", None) or getattr(self.encoder, "logits", None)
+        row = self.encoder.tokens(inputs) if self.frames else self.encoder.embed(inputs)
+        return row, heads(inputs) if self.labels and heads is not None else None
+
     def _read(self, item: Item, of: str | None) -> Tensor:
         path = item.path if of is None else getattr(item, of)
         if self.modality == "image":
+            if getattr(self.encoder, "reads_any_size", False):
+                return load_image(path)
             return load_image(path, self.encoder.image_size, self.encoder.image_size)
         rate = self.encoder.sample_rate
         # A manifest names a stretch of its sound; what was made has none.

@@ -341,3 +341,11 @@ def test_other_switches_run_and_ignore_padding(change: dict[str, Any]) -> None:
 def test_impossible_configs(change: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         replace(SMALL, **change)
+
+
+def test_one_pass_gives_embedding_and_logits() -> None:
+    torch.manual_seed(0)
+    ears, waveform = BEATs.from_model(BEATsModel(SMALL), [str(n) for n in range(5)]), torch.randn(2, 8000) * 0.1
+    embedding, logits = ears.embed_and_classify(waveform)
+    assert torch.equal(embedding, ears.embed(waveform))
+    assert torch.equal(logits, ears.class_logits(waveform))

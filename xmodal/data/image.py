@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 
-def load_image(path: str | Path, width: int, height: int) -> Tensor:
+def load_image(path: str | Path, width: int | None = None, height: int | None = None) -> Tensor:
     """Read a picture as float32 (3, height, width) in [0, 1], resized bicubically without keeping its aspect ratio.
+
+    Without ``width`` and ``height`` it keeps its size.
 
     Raises FileNotFoundError for a missing file and ValueError for one that is not a readable picture.
     """
@@ -21,7 +23,8 @@ def load_image(path: str | Path, width: int, height: int) -> Tensor:
         raise FileNotFoundError(f"there is no picture {path}")
     try:
         with Image.open(path) as picture:
-            resized = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+            size = (width or picture.width, height or picture.height)
+            resized = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is not a readable picture: expected jpg, png or webp ({error})") from error
     return torch.from_numpy(np.asarray(resized, np.float32).transpose(2, 0, 1) / 255)

@@ -306,9 +306,13 @@ class BEATsModel(nn.Module):
 
         Raises ValueError if the model was built without ``finetuned_model``.
         """
+        return self.classify(self.features(waveform, padding_mask), padding_mask)
+
+    def classify(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """As :meth:`logits`, from what :meth:`features` gave (B, L, d)."""
         if self.predictor is None:
             raise ValueError("this BEATs has no classifier: give a fine-tuned checkpoint, or a config with finetuned_model true")
-        scores = self.predictor(self.predictor_dropout(self.features(waveform, padding_mask)))
+        scores = self.predictor(self.predictor_dropout(features))
         if padding_mask is None:
             return scores.mean(1)
         padded = self.token_mask(padding_mask)[..., None]
@@ -405,6 +409,11 @@ class BEATs(AudioEncoder):
     def embed(self, inputs: Tensor) -> Tensor:
         """16 kHz waveforms (B, T) -> the mean of the last layer's tokens (B, dim), not normalised."""
         return self.model.features(inputs).mean(1).float()
+
+    def embed_and_classify(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        """Both :meth:`embed` and :meth:`class_logits` for the price of one."""
+        features = self.model.features(waveform)
+        return features.mean(1).float(), self.model.classify(features).float()
 
     def class_logits(self, waveform: Tensor) -> Tensor:
         """16 kHz waveforms (B, T) -> logits of ``labels`` (B, N), any number of which may be right."""

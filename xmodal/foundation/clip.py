@@ -478,7 +478,7 @@ _RELEASES: dict[str, Any] = {
 }
 CARDS: dict[str, Card] = {
     "mini": Card(
-        source="recipe:clip", licence="Apache-2.0", commercial=True, origin="recipes/miniature/clip.yaml", parameters=1_554_177,
+        source="package:clip", licence="Apache-2.0", commercial=True, origin="recipes/miniature/clip.yaml", parameters=1_554_177,
         files=dict.fromkeys((CONFIG, WEIGHTS[0], PREPROCESSOR, "tokenizer.json", "tokenizer_config.json")),
         dim=128, image_size=64, mean=MEAN, std=STD, normalised=False,
     ),
