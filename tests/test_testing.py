@@ -49,7 +49,12 @@ def judged(folder: Path, devices: int) -> dict[str, Any]:
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     strategy = "ddp_fork" if devices > 1 else "auto"
     trainer = Trainer(accelerator="cpu", devices=devices, strategy=strategy, callbacks=[callback], **quiet)
-    trainer.test(Copier(), datamodule=data, verbose=False)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a forked process cannot use the threads of its parent: it would wait for them
+    try:
+        trainer.test(Copier(), datamodule=data, verbose=False)
+    finally:
+        torch.set_num_threads(threads)
     return json.loads((folder / "summary.json").read_text())
 
 
