@@ -466,7 +466,7 @@ def _published(source: str, sizes: str, licence: str, commercial: bool, rate: in
 
 CARDS: dict[str, Card] = {
     "mini": Card(
-        "recipe:clap", dict.fromkeys((CONFIG, WEIGHTS, PREPROCESSOR, "tokenizer.json", "tokenizer_config.json")), "Apache-2.0",
+        "package:clap", dict.fromkeys((CONFIG, WEIGHTS, PREPROCESSOR, "tokenizer.json", "tokenizer_config.json")), "Apache-2.0",
         True, "recipes/miniature/clap.yaml", SIZES["mini"][3], 128, 16_000, normalised=True,
     ),
     **{name: _published(*facts) for name, facts in _RELEASES.items()},
