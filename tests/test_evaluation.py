@@ -182,14 +182,14 @@ def test_sounds_and_pictures_are_compared_through_what_they_say() -> None:
 def test_without_their_weights_columns_are_left_out_with_a_sentence(
     clips: Path, good: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("xmodal.foundation.card.WEIGHTS", tmp_path)  # where recipes put what they train
+    monkeypatch.setattr("xmodal.foundation.card.WEIGHTS", tmp_path)
     monkeypatch.setitem(TAGGERS, "image", str_card("picture_tagger"))
     found = evaluate("audio2image", good, clips / "manifest.jsonl", draws=0, allow_bias=True)
     assert set(found.absent) == {"AIS", "AIC", "IIS", "AIS_cosine", "IIS_cosine", "CMMD"}
-    assert all("train them with `xmodal fit --config recipes/miniature/cl" in why for why in found.absent.values())
+    assert all("they come with the package, so install it again" in why for why in found.absent.values())
     text = "\n".join(lines(found))
     assert "tag_top1" in text
-    assert "left out, since the weights of 'recipe:clip' are not on this machine" in text
+    assert "left out, since the weights of 'package:clip' are not on this machine" in text
     none = evaluate("audio2image", good, clips / "manifest.jsonl", draws=0, allow_bias=True, clip=None, clap=None)
     assert none.absent["AIC"] == "no encoder of pictures was given (--clip)"
 
