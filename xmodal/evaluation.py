@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from xmodal.data.atomic import write_beside
 from xmodal.judges import Item, Progress, View, collect
 from xmodal.metrics.protocol import Difference, Result, Score, compare
 from xmodal.registry import suggest
@@ -217,6 +217,4 @@ def _baselines(made: View, real: View) -> dict[str, View]:
 
 def _replace(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    return partial.replace(path)
+    return write_beside(path, lambda partial: partial.write_text(text, encoding="utf-8"))

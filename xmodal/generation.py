@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from xmodal.data.atomic import write_beside
 from xmodal.routes import SUFFIXES, modality, pipeline, route
 
 AT_ONCE = 8  # sounds made in one call; each has its own noise, so the number changes nothing but the speed
@@ -124,31 +125,27 @@ def _waveforms(pipe: Any, asked: list[Asked], num: int, seed: int, options: dict
 def _write(target: Path, made: Any, asked: Asked, spectrogram: bool) -> Iterator[Path]:
     """A picture; or a sound, with its spectrogram and the video that it is for, where asked."""
     if target.suffix == ".png":
-        _replace(target, made.save)
-        yield target
+        yield write_beside(target, made.save)
         return
-    import soundfile
     import torch
 
+    from xmodal.data.soundfiles import write_sound
+
     audio, rate = made
-    waveform = torch.as_tensor(audio)
+    waveform = torch.as_tensor(audio).float().cpu()
     if spectrogram:
         from xmodal.report import spectrogram as draw
 
-        mono = waveform.float().cpu().reshape(-1, waveform.shape[-1]).mean(0)
-        _replace(target.with_suffix(".png"), draw(mono.numpy()).save)
-        yield target.with_suffix(".png")
+        mono = waveform.reshape(-1, waveform.shape[-1]).mean(0)
+        yield write_beside(target.with_suffix(".png"), draw(mono.numpy()).save)
     if asked.modality == "video":
         from xmodal.data.video import write_soundtrack
 
         suffix = Path(asked.content).suffix.lower()
-        yield write_soundtrack(
-            asked.content, waveform, rate, target.with_suffix(suffix if suffix in (".mp4", ".mov", ".mkv") else ".mkv")
-        )
+        copy = target.with_suffix(suffix if suffix in (".mp4", ".mov", ".mkv") else ".mkv")
+        yield write_soundtrack(asked.content, waveform, rate, copy)
     # The sound comes last: where it is, all of its result is.
-    samples = waveform.float().cpu().numpy()
-    _replace(target, lambda partial: soundfile.write(partial, samples.T, rate, format="WAV"))
-    yield target
+    yield write_sound(target, waveform.T, rate)
 
 
 def _sounds(inputs: Sequence[str | Path]) -> list[Asked]:
@@ -207,13 +204,3 @@ def _device(name: str) -> str:
     if name != "auto":
         return name
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _replace(target: Path, write: Callable[[Path], object]) -> None:
-    """Write beside the target and move: a file that exists is whole."""
-    partial = target.with_name(f".partial-{target.name}")
-    try:
-        write(partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from xmodal.data.atomic import write_beside
 from xmodal.foundation.base import Adapter
 from xmodal.foundation.card import WEIGHTS
 from xmodal.frozen import Frozen
@@ -66,7 +66,6 @@ class Task(LightningModule):
     @abstractmethod
     def losses(self, batch: Any) -> dict[str, Tensor]:
         """Return the named, already weighted scalar terms of one batch; their sum is minimised."""
-        raise NotImplementedError
 
     def build_adapter(self, factory: Callable[[int, int], nn.Module], in_dim: int, out_dim: int) -> Any:
         """Return ``factory(in_dim, out_dim)``; raises ValueError that names both sizes where the pair cannot be joined."""
@@ -211,10 +210,12 @@ class Task(LightningModule):
         section = yaml.safe_load(self.recipe)
         section = section.get("model", section)
         weights = {name: _cast(value, dtype) for name, value in self.adapter.state_dict().items()}
-        _replace(folder / CARD, lambda path: path.write_text(model_card(folder.name, section, weights, metrics or {}), "utf-8"))
+        write_beside(
+            folder / CARD, lambda path: path.write_text(model_card(folder.name, section, weights, metrics or {}), "utf-8")
+        )
         text = yaml.safe_dump({"model": section}, sort_keys=False, allow_unicode=True)
-        _replace(folder / RECIPE, lambda path: path.write_text(text, "utf-8"))
-        _replace(folder / ADAPTER, lambda path: save_file(weights, path))
+        write_beside(folder / RECIPE, lambda path: path.write_text(text, "utf-8"))
+        write_beside(folder / ADAPTER, lambda path: save_file(weights, path))
         return folder
 
 
@@ -296,12 +297,3 @@ def batch_length(batch: Any) -> int:
 def _cast(value: Tensor, dtype: torch.dtype | None) -> Tensor:
     value = value.detach().cpu()
     return (value.to(dtype) if dtype is not None and value.is_floating_point() else value).contiguous().clone()
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

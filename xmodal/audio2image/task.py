@@ -17,6 +17,7 @@ from torch import Tensor
 from xmodal.audio2image.embedder import AudioTokenEmbedder
 from xmodal.audio2image.losses import classification_loss, l1_loss, l2_loss
 from xmodal.audio2image.pipeline import AudioTokenPipeline
+from xmodal.data.atomic import write_beside
 from xmodal.foundation.base import Adapter, AudioEncoder, ImageGenerator
 from xmodal.task import Feature, Task
 
@@ -119,9 +120,7 @@ class AudioToken(Task):
         images = self.pipeline()(waveforms, sampling_rate=self.encoder.sample_rate, generator=noise).images
         self.predictions.mkdir(parents=True, exist_ok=True)
         for index, image in zip(missing, images, strict=True):
-            partial = targets[index].with_suffix(".partial")
-            image.save(partial, format="png")
-            partial.replace(targets[index])
+            write_beside(targets[index], image.save)
         return targets
 
     def pipeline(self) -> AudioTokenPipeline:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from io import BufferedWriter
 from pathlib import Path
 from uuid import uuid4
@@ -38,6 +38,16 @@ def write_whole(target: Path, pieces: Iterable[bytes]) -> Path:
     finally:
         _remove(partial)
     return target
+
+
+def write_beside(target: Path, write: Callable[[Path], object]) -> Path:
+    """Let ``write`` fill a file of the same suffix beside the target, then rename it; returns ``target``."""
+    partial = target.with_name(f".partial-{os.getpid()}-{target.name}")
+    try:
+        write(partial)
+        return partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def clean_up(folder: Path) -> int:

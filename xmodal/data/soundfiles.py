@@ -10,6 +10,8 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
+from xmodal.data.atomic import write_beside
+
 Make = Callable[[list[int], list[torch.Generator]], tuple[Any, int]]
 """``(numbers of the clips to make, a generator for each) -> (sounds (N, T) or (N, T, C), their rate in Hz)``."""
 
@@ -20,12 +22,7 @@ def write_sound(path: Path, sound: Any, sample_rate: int) -> Path:
 
     array = sound.detach().cpu().numpy() if isinstance(sound, Tensor) else sound
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        soundfile.write(partial, array, sample_rate, format="WAV")
-        return partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    return write_beside(path, lambda partial: soundfile.write(partial, array, sample_rate, format="WAV"))
 
 
 def write_missing(folder: Path, names: Sequence[str], make: Make) -> list[Path]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xmodal.data.atomic import write_beside
 from xmodal.data.audio import resample
 from xmodal.data.codec import check_backend, read_frames
 
@@ -86,14 +87,9 @@ def write_soundtrack(video: str | Path, waveform: Tensor, sample_rate: int, targ
     if sample_rate not in AAC_RATES:
         waveform, sample_rate = resample(waveform, sample_rate, 48_000), 48_000
     samples = np.atleast_2d(waveform.clamp(-1, 1).numpy())
-    partial = target.with_name(f".partial-{target.name}")
-    try:
-        with _Opened(video) as (source, pictures):
-            limit = round(_duration(source, pictures) * sample_rate)
-            _mux(source, pictures, samples[:, :limit], sample_rate, partial)
-        return partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with _Opened(video) as (source, pictures):
+        limit = round(_duration(source, pictures) * sample_rate)
+        return write_beside(target, lambda partial: _mux(source, pictures, samples[:, :limit], sample_rate, partial))
 
 
 class _Opened:

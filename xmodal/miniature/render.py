@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from xmodal.data.atomic import write_beside
 from xmodal.miniature import world
 
 
@@ -27,6 +28,5 @@ def render(folder: Path, split: str = "test", count: int = 16, seed: int = 0) ->
         Image.fromarray(world.picture(clip)).save(folder / f"{name}.png")
         row = {"id": name, "audio": f"{name}.wav", "image": f"{name}.png", "text": world.caption(clip), "label": clip.thing}
         lines.append(json.dumps({**row, "split": split, "factors": asdict(clip)}))
-    partial = folder / ".manifest.jsonl.partial"
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return partial.replace(folder / "manifest.jsonl")
+    text = "\n".join(lines) + "\n"
+    return write_beside(folder / "manifest.jsonl", lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -10,7 +10,7 @@ import copy
 import shutil
 import tempfile
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,26 @@ def _warm_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor]
     return update
 
 
+def autoencoder(channels: Sequence[int], layers: Sequence[int], latent_channels: int, in_channels: int = 3) -> Any:
+    """A deep-compression autoencoder of residual blocks, its decoder the mirror of its encoder."""
+    from diffusers import AutoencoderDC
+
+    return AutoencoderDC(
+        in_channels=in_channels,
+        latent_channels=latent_channels,
+        encoder_block_types="ResBlock",
+        decoder_block_types="ResBlock",
+        encoder_block_out_channels=tuple(channels),
+        decoder_block_out_channels=tuple(channels),
+        encoder_layers_per_block=tuple(layers),
+        decoder_layers_per_block=tuple(layers),
+        encoder_qkv_multiscales=((),) * len(channels),
+        decoder_qkv_multiscales=((),) * len(channels),
+        downsample_block_type="pixel_unshuffle",
+        upsample_block_type="pixel_shuffle",
+    )
+
+
 class TrainVAE(ZooTask):
     """The picture autoencoder of the miniature Stable Diffusion: L2 + L1 + edges.
 
@@ -122,21 +142,7 @@ class TrainVAE(ZooTask):
             trained = AutoencoderDC.from_pretrained(self.output / "vae", torch_dtype=torch.float32, low_cpu_mem_usage=False)
             trained.encoder.requires_grad_(False)
             return trained
-        channels, layers, latent_channels = self.sizes
-        net: Any = AutoencoderDC(
-            latent_channels=latent_channels,
-            encoder_block_types="ResBlock",
-            decoder_block_types="ResBlock",
-            encoder_block_out_channels=channels,
-            decoder_block_out_channels=channels,
-            encoder_layers_per_block=layers,
-            decoder_layers_per_block=layers,
-            encoder_qkv_multiscales=((),) * len(channels),
-            decoder_qkv_multiscales=((),) * len(channels),
-            downsample_block_type="pixel_unshuffle",
-            upsample_block_type="pixel_shuffle",
-        )
-        return net
+        return autoencoder(*self.sizes)
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         pixels = batch["pixels"] * 2 - 1

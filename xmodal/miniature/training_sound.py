@@ -17,7 +17,7 @@ from xmodal.data.mel import MINIATURE as MEL
 from xmodal.data.mel import log_mel
 from xmodal.diffusion.training import denoising_loss
 from xmodal.foundation.audioldm import save_null_embedding
-from xmodal.miniature.training import ZooTask
+from xmodal.miniature.training import ZooTask, autoencoder
 
 FRAMES = 160  # of every log-mel: 2.56 s, the world's 2.5 s and a little silence
 # Of the world's log-mels. The networks read and write log-mels as they are; these only make a good start.
@@ -60,23 +60,7 @@ class TrainMelVAE(ZooTask):
         self.noise, self.shrink = noise, shrink
 
     def build(self) -> nn.Module:
-        from diffusers import AutoencoderDC
-
-        channels, layers, latent_channels = self.sizes
-        net: Any = AutoencoderDC(
-            in_channels=1,
-            latent_channels=latent_channels,
-            encoder_block_types="ResBlock",
-            decoder_block_types="ResBlock",
-            encoder_block_out_channels=channels,
-            decoder_block_out_channels=channels,
-            encoder_layers_per_block=layers,
-            decoder_layers_per_block=layers,
-            encoder_qkv_multiscales=((),) * len(channels),
-            decoder_qkv_multiscales=((),) * len(channels),
-            downsample_block_type="pixel_unshuffle",
-            upsample_block_type="pixel_shuffle",
-        )
+        net = autoencoder(*self.sizes, in_channels=1)
         first, last = (getattr(conv, "conv", conv) for conv in (net.encoder.conv_in, net.decoder.conv_out))
         with torch.no_grad():
             first.weight /= SCALE
