@@ -236,7 +236,7 @@ def test_features_on_the_gpu(tmp_path: Path) -> None:
 def test_bad_options(tmp_path: Path) -> None:
     for options, message in [
         ({"crop": "middle"}, "crop must be one of random, loudest"),
-        ({"inputs": ["smell"]}, "inputs must be one of waveform, pixels, not 'smell'"),
+        ({"inputs": ["smell"]}, "inputs must be one of waveform, pixels, pan, not 'smell'"),
         ({"cache_dtype": "int8"}, "cache_dtype must be one of"),
         ({"backend": "decord"}, "backend 'decord' is not one of default, torchcodec"),
     ]:

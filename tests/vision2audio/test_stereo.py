@@ -11,10 +11,10 @@ import torch
 import yaml
 
 from tests.vision2audio.parts import batch, colour, task
+from xmodal.data.pan import pan_of, panned
 from xmodal.foundation.base import Adapter
 from xmodal.task import build
 from xmodal.vision2audio import RegressionMapper, StereoPan, V2AMapper
-from xmodal.vision2audio.stereo import pan_of, panned
 
 PANS = {"red": -0.7, "green": 0.0, "blue": 0.7, "grey": 0.3}
 

@@ -52,17 +52,28 @@ def load_audio(
     Raises FileNotFoundError, IsADirectoryError, or ValueError: unreadable, empty, truncated, not finite, silent, too
     short (under 0.2 s) or too long.
     """
+    channels, rate = load_channels(path, start, duration, longest, backend)
+    return resample(mixed_down(channels, path) if mono else channels, rate, sample_rate)
+
+
+def load_channels(
+    path: str | Path, start: float = 0.0, duration: float | None = None, longest: float = LONGEST, backend: str = "default"
+) -> tuple[Tensor, int]:
+    """Read a sound with its own channels and rate: float32 (C, T) and Hz; arguments and errors as in `load_audio`."""
     path = Path(path)
     if start < 0 or (duration is not None and duration < SHORTEST):
         raise ValueError(f"start must be at least 0 and duration at least {SHORTEST} s, not {start} and {duration}")
     samples, rate = read_samples(path, start, duration, longest, backend)
     _check_samples(path, samples, rate)
-    waveform = torch.from_numpy(np.ascontiguousarray(samples.T, dtype=np.float32))
-    if mono:
-        waveform = waveform.mean(0)
-        if float(waveform.abs().max()) < SILENCE:
-            raise ValueError(f"the channels of {path} cancel each other: their mean is silent")
-    return resample(waveform, rate, sample_rate)
+    return torch.from_numpy(np.ascontiguousarray(samples.T, dtype=np.float32)), rate
+
+
+def mixed_down(channels: Tensor, path: str | Path) -> Tensor:
+    """Mean (T,) of the channels (C, T) of ``path``; ValueError for channels that cancel each other."""
+    waveform = channels.mean(0)
+    if float(waveform.abs().max()) < SILENCE:
+        raise ValueError(f"the channels of {path} cancel each other: their mean is silent")
+    return waveform
 
 
 def read_samples(

@@ -9,20 +9,24 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from xmodal.data.audio import load_audio, sound_seconds
+from xmodal.data.audio import load_channels, mixed_down, resample, sound_seconds
 from xmodal.data.features import Rows
 from xmodal.data.image import load_image, resize
 from xmodal.data.manifest import Row
-from xmodal.data.video import load_frames
-from xmodal.data.window import window
+from xmodal.data.pan import heard_pan
+from xmodal.data.video import even_times, load_frames, video_duration
+from xmodal.data.window import window, window_start
 
-INPUTS = ("waveform", "pixels")
+MEDIA = ("waveform", "pixels")
+INPUTS = (*MEDIA, "pan")
 
 
 class PairedMediaSet(Dataset[dict[str, Any]]):
     """Rows of a manifest: ``id``, ``name`` (the label), ``caption`` (the text), and what ``inputs`` names.
 
-    That is ``waveform`` float32 (T,) and ``pixels`` float32 (3, H, W) in [0, 1].
+    That is ``waveform`` float32 (T,), ``pixels`` float32 (3, H, W) in [0, 1], or (F, 3, H, W) with several frames, and
+    ``pan`` float32 (scalar) from -1, left, to 1, right: of the file's two channels, in the very window that ``waveform``
+    is; NaN where the file is mono (one channel, or two equal ones) or has more than two.
 
     Args:
         rows: of a manifest.
@@ -31,11 +35,14 @@ class PairedMediaSet(Dataset[dict[str, Any]]):
         short: what shorter sounds get: ``loop`` or ``pad``.
         size: width and height of the pictures.
         crop: of longer sounds: ``loudest`` (deterministic) or ``random`` (a new whole second of start in each epoch).
-        inputs: which of ``waveform`` and ``pixels`` to read.
+        inputs: which of ``waveform``, ``pixels`` and ``pan`` to read.
         stored: rows of feature stores, aligned with ``rows``; a whole batch of them is read at once.
         seed: of the random crops. A crop depends on seed, epoch and clip alone, so not on who reads it.
         lengths: samples of each row's sound, in place of ``seconds``.
         backend: what decodes, see :mod:`xmodal.data.codec`.
+        frames: F, evenly spaced over the clip's stretch of video; a picture is given as F equal frames. 1 is the middle one.
+
+    Raises ValueError for less than one frame.
     """
 
     def __init__(
@@ -46,13 +53,16 @@ class PairedMediaSet(Dataset[dict[str, Any]]):
         short: str,
         size: tuple[int, int],
         crop: str = "loudest",
-        inputs: Sequence[str] = INPUTS,
+        inputs: Sequence[str] = MEDIA,
         stored: Sequence[Rows] = (),
         seed: int = 0,
         lengths: Sequence[int] | None = None,
         backend: str = "default",
+        frames: int = 1,
     ) -> None:
-        self.rows, self.size, self.crop = rows, size, crop
+        if frames < 1:
+            raise ValueError(f"frames must be at least 1, not {frames}")
+        self.rows, self.size, self.crop, self.frames = rows, size, crop, frames
         self.sample_rate, self.seconds, self.short = sample_rate, seconds, short
         self.inputs, self.stored = tuple(inputs), tuple(stored)
         self.seed, self.lengths, self.backend = seed, lengths, backend
@@ -83,32 +93,45 @@ class PairedMediaSet(Dataset[dict[str, Any]]):
 
     def _media(self, row: Row, index: int, epoch: int) -> dict[str, torch.Tensor]:
         media = {}
-        if "waveform" in self.inputs:
-            media["waveform"] = self._waveform(row, index, epoch)
+        if "waveform" in self.inputs or "pan" in self.inputs:
+            media = {name: value for name, value in self._sound(row, index, epoch).items() if name in self.inputs}
         if "pixels" in self.inputs:
             media["pixels"] = self._pixels(row)
         return media
 
-    def _waveform(self, row: Row, index: int, epoch: int) -> torch.Tensor:
+    def _sound(self, row: Row, index: int, epoch: int) -> dict[str, torch.Tensor]:
+        """The clip's window of sound, and the pan of its channels there."""
         source = row.audio or row.video
         if source is None:
             raise ValueError(f"the row {row.id!r} of the manifest names neither audio nor video")
-        waveform = load_audio(source, self.sample_rate, start=row.start, duration=row.duration, backend=self.backend)
+        channels, rate = load_channels(source, row.start, row.duration, backend=self.backend)
+        waveform = resample(mixed_down(channels, source), rate, self.sample_rate)
         length = round(self.seconds * self.sample_rate) if self.lengths is None else self.lengths[index]
         if self.crop == "random" and len(waveform) > length:
             starts = (len(waveform) - length) // self.sample_rate + 1
-            start = int(np.random.default_rng([self.seed, epoch, index]).integers(starts))
-            waveform = waveform[start * self.sample_rate :][:length]
-        return window(waveform, length, self.short)
+            start = int(np.random.default_rng([self.seed, epoch, index]).integers(starts)) * self.sample_rate
+        else:
+            start = window_start(waveform, length)
+        # The channels keep their own rate: resampling them too would cost as much again.
+        begin, end = (each * rate // self.sample_rate for each in (start, start + length))
+        return {"waveform": window(waveform[start:][:length], length, self.short), "pan": heard_pan(channels, begin, end)}
 
     def _pixels(self, row: Row) -> torch.Tensor:
-        """The clip's picture, or the frame in the middle of its stretch of video."""
+        """The clip's picture, or frames of its stretch of video: (3, H, W), or (F, 3, H, W)."""
         if row.image is not None:
-            return load_image(row.image, *self.size)
+            picture = load_image(row.image, *self.size)
+            return picture if self.frames == 1 else picture.expand(self.frames, -1, -1, -1)
         if row.video is None:
             raise ValueError(f"the row {row.id!r} of the manifest names neither image nor video")
-        times = 1 if row.duration is None else [row.start + row.duration / 2]
-        return resize(load_frames(row.video, times, backend=self.backend)[0], *self.size)
+        times: int | list[float] = self.frames
+        if row.start or row.duration is not None:
+            left = video_duration(row.video) - row.start
+            if left <= 0:
+                raise ValueError(f"{row.video} ends before {row.start:.2f} s, where the clip {row.id!r} begins")
+            seconds = left if row.duration is None else min(left, row.duration)
+            times = [row.start + time for time in even_times(seconds, self.frames)]
+        shown = [resize(frame, *self.size) for frame in load_frames(row.video, times, backend=self.backend)]
+        return shown[0] if self.frames == 1 else torch.stack(shown)
 
 
 def bucket_lengths(rows: Sequence[Row], step: float, longest: float, sample_rate: int) -> list[int]:

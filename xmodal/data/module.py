@@ -16,7 +16,7 @@ from xmodal.data.codec import check_backend, codec_name
 from xmodal.data.features import FeatureStore, Key
 from xmodal.data.loading import Loader, Resident, free_bytes, stored_bytes
 from xmodal.data.manifest import Manifest, Row
-from xmodal.data.media import INPUTS, PairedMediaSet, bucket_lengths
+from xmodal.data.media import INPUTS, MEDIA, PairedMediaSet, bucket_lengths
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 CROPS = ("random", "loudest")
@@ -24,7 +24,7 @@ RESIDENT_SHARE = {"cuda": 0.5, "cpu": 0.25}  # of the free memory that `device_r
 
 
 class PairedMedia(LightningDataModule):
-    """Sound and picture pairs for training, sounds alone for ``predict``.
+    """Sound and picture pairs for training; for ``predict`` what the task makes its results of.
 
     With ``cache``, features that ``xmodal cache`` has stored under the same settings take the place of their media,
     which are then not even read; what is not stored is computed as usual, and gives the same numbers.
@@ -45,6 +45,8 @@ class PairedMedia(LightningDataModule):
         cache_limit: gigabytes that one feature of a split may take in the store; what is larger (tokens of long data sets)
             is only stored when this is raised.
         inputs: what tasks without stored features read: a list without pixels spares a sound-only manifest its pictures.
+            With ``pan``, also where the file's two channels place the very sound that is heard (see `PairedMediaSet`); a
+            task whose features read it gets it unasked.
         seed: of the order of the clips and of random crops, whatever the number of workers; default: the trainer's
             ``seed_everything``, or 0.
         device_resident: keep all features in the memory of the device, so that a step reads nothing: ``auto`` where no
@@ -52,6 +54,11 @@ class PairedMedia(LightningDataModule):
         bucket_seconds: extend sounds only to the next multiple of this (at most ``seconds``), and put sounds of one such
             length together; for data whose lengths vary. Nothing heard can be cached then.
         backend: what decodes: ``default`` or ``torchcodec``.
+        frames: of a video, evenly spaced over the clip's stretch of it: ``pixels`` (B, F, 3, H, W) for a task that reads
+            several (a picture file is given as F equal frames). 1 gives the middle one, (B, 3, H, W).
+        predict_inputs: what ``predict`` reads of each clip, ``waveform`` or ``pixels``; default: what the task says, or sounds.
+
+    Raises ValueError for options that cannot work.
     """
 
     def __init__(
@@ -69,11 +76,13 @@ class PairedMedia(LightningDataModule):
         cache: Path | None = None,
         cache_dtype: str = "float16",
         cache_limit: float = 50.0,
-        inputs: Sequence[str] = INPUTS,
+        inputs: Sequence[str] = MEDIA,
         seed: int | None = None,
         device_resident: bool | Literal["auto"] = "auto",
         bucket_seconds: float | None = None,
         backend: str = "default",
+        frames: int = 1,
+        predict_inputs: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         _check_choice("crop", crop, CROPS)
@@ -81,6 +90,10 @@ class PairedMedia(LightningDataModule):
         check_backend(backend)
         for name in inputs:
             _check_choice("inputs", name, INPUTS)
+        for name in predict_inputs or ():
+            _check_choice("predict_inputs", name, MEDIA)
+        if frames < 1:
+            raise ValueError(f"frames must be at least 1, not {frames}")
         if bucket_seconds is not None and not 0 < bucket_seconds <= seconds:
             raise ValueError(f"bucket_seconds must lie between 0 and seconds ({seconds}), not {bucket_seconds}")
         self.manifest, self.sample_rate, self.short = Path(manifest), sample_rate, short
@@ -91,6 +104,7 @@ class PairedMedia(LightningDataModule):
         self.cache_limit = cache_limit
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.device_resident, self.bucket_seconds, self.backend = device_resident, bucket_seconds, backend
+        self.frames, self.predict_inputs = frames, predict_inputs
         self._prints: dict[int, str] = {}
 
     def train_dataloader(self) -> Loader:
@@ -106,8 +120,11 @@ class PairedMedia(LightningDataModule):
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """All rows, sounds only; Lightning deals them to its processes."""
-        dataset = self.media(Manifest(self.manifest), ("waveform",))
+        """All rows, with what results are made of alone; Lightning deals them to its processes."""
+        inputs = self.predict_inputs
+        if inputs is None:
+            inputs = getattr(self._task(), "predict_inputs", ("waveform",))
+        dataset = self.media(Manifest(self.manifest), inputs)
         dataset.seconds = self.predict_seconds
         return DataLoader(
             dataset=dataset,
@@ -120,9 +137,8 @@ class PairedMedia(LightningDataModule):
 
     def media(self, rows: Sequence[Row], inputs: Sequence[str], crop: str = "loudest") -> PairedMediaSet:
         """The rows with the media named by ``inputs``."""
-        return PairedMediaSet(
-            rows, self.sample_rate, self.seconds, self.short, self.size, crop, inputs, seed=self.seed, backend=self.backend
-        )
+        options: dict[str, Any] = {"seed": self.seed, "backend": self.backend, "frames": self.frames}
+        return PairedMediaSet(rows, self.sample_rate, self.seconds, self.short, self.size, crop, inputs, **options)
 
     def store(self, feature: Any, crop: str = "loudest") -> FeatureStore | None:
         """Where a task's feature belongs under these settings; None if its inputs change at every reading.
@@ -131,12 +147,14 @@ class PairedMedia(LightningDataModule):
         """
         if self.cache is None:
             raise ValueError("the data has no cache folder: give --data.cache FOLDER")
-        if not set(feature.inputs) <= set(INPUTS) or ("waveform" in feature.inputs and not self.same_sounds(crop)):
+        heard = {"waveform", "pan"} & set(feature.inputs)
+        if not set(feature.inputs) <= set(INPUTS) or (heard and not self.same_sounds(crop)):
             return None
         sound = {"sample_rate": self.sample_rate, "seconds": self.seconds, "short": self.short, "crop": crop}
-        settings = {"waveform": sound, "pixels": {"size": list(self.size), "resize": "bicubic"}}
+        picture = {"size": list(self.size), "resize": "bicubic", "frames": self.frames}
+        settings = {"waveform": sound, "pixels": picture, "pan": sound}
         key = Key(
-            model=f"{'+'.join(type(part).__qualname__ for part in feature.parts)}.{'+'.join(feature.outputs)}",
+            model=f"{'+'.join(type(part).__qualname__ for part in feature.parts)}.{'+'.join(feature.outputs)}".lstrip("."),
             weights="+".join(self._print(part) for part in feature.parts),
             preprocessing={
                 **{name: settings[name] for name in feature.inputs},
@@ -158,7 +176,11 @@ class PairedMedia(LightningDataModule):
 
     def _loader(self, split: str, crop: str = "loudest") -> Loader:
         rows = Manifest(self.manifest, split)
-        dataset = self.media(rows, self.inputs, crop) if self.cache is None else self._cached(rows, crop)
+        if self.cache is None:
+            asked = ("pan",) if any("pan" in feature.inputs for feature in self._features().values()) else ()
+            dataset = self.media(rows, tuple(dict.fromkeys((*self.inputs, *asked))), crop)
+        else:
+            dataset = self._cached(rows, crop)
         groups = None
         if self.bucket_seconds is not None and "waveform" in dataset.inputs:
             groups = dataset.lengths = bucket_lengths(dataset.rows, self.bucket_seconds, self.seconds, self.sample_rate)
@@ -189,12 +211,12 @@ class PairedMedia(LightningDataModule):
         return Resident(dataset, device)
 
     def _cached(self, rows: Sequence[Row], crop: str) -> PairedMediaSet:
-        task = self.trainer.lightning_module if self.trainer is not None else None
-        features: dict[str, Any] = getattr(task, "frozen_features", dict)()
+        task, features = self._task(), self._features()
         if task is not None:
-            task.feature_dtype = self.cache_dtype  # type: ignore[assignment]
+            task.feature_dtype = self.cache_dtype
         found: list[tuple[FeatureStore, list[str]]] = []
-        needed: set[str] = set() if features else set(self.inputs)
+        needed = set(self.inputs) if not features else {"pan"} & set(self.inputs)
+        needed -= {name for feature in features.values() for name in feature.inputs}
         bad: set[int] = set()
         for name, feature in features.items():
             store = self.store(feature, crop)
@@ -215,6 +237,13 @@ class PairedMedia(LightningDataModule):
         dataset = self.media([rows[index] for index in kept], sorted(needed), crop)
         dataset.stored = tuple(stored)
         return dataset
+
+    def _task(self) -> Any:
+        """What this data is for, or None."""
+        return self.trainer.lightning_module if self.trainer is not None else None
+
+    def _features(self) -> dict[str, Any]:
+        return getattr(self._task(), "frozen_features", dict)()
 
     def _print(self, part: Any) -> str:
         if id(part) not in self._prints:
@@ -243,12 +272,12 @@ def _as_is(batch: Any) -> Any:
 
 
 def _file_state(row: Row, name: str, root: Path) -> str:
-    path = {"waveform": row.audio, "pixels": row.image}[name] or row.video
+    path = (row.image if name == "pixels" else row.audio) or row.video
     if path is None:
         return f"no {name}"
     try:
         state = os.stat(path)
     except OSError:
         return f"{path.relative_to(root)}|gone"
-    part = f"|{row.start}+{row.duration}" if name == "waveform" or path == row.video else ""
+    part = f"|{row.start}+{row.duration}" if name != "pixels" or path == row.video else ""
     return f"{path.relative_to(root)}|{state.st_size}|{state.st_mtime_ns}{part}"

@@ -24,7 +24,15 @@ def window(waveform: Tensor, length: int, short: str = "pad") -> Tensor:
         if short == "loop":
             return waveform.repeat(-(-length // total))[:length]
         return torch.nn.functional.pad(waveform, (0, length - total))
+    start = window_start(waveform, length)
+    return waveform[start : start + length]
+
+
+def window_start(waveform: Tensor, length: int) -> int:
+    """Where the window of `window` begins, in samples; 0 for a waveform (T,) that is not longer."""
+    total = waveform.shape[-1]
+    if total <= length:
+        return 0
     starts = torch.arange(0, total - length + 1, max(1, length // 10))
     energy = torch.cat([torch.zeros(1, dtype=torch.float64), waveform.double().square().cumsum(-1)])
-    start = int(starts[(energy[starts + length] - energy[starts]).argmax()])
-    return waveform[start : start + length]
+    return int(starts[(energy[starts + length] - energy[starts]).argmax()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from lightning import LightningDataModule, LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from xmodal.data.pan import pan_of
 from xmodal.miniature import world
 
 
@@ -20,13 +22,15 @@ class Clips(Dataset[dict[str, Any]]):
     Each item holds ``clip`` (its number) and what ``parts`` names: ``pixels`` float32 (3, 64, 64) in [0, 1],
     ``waveform`` float32 mono (40000,) at 16 kHz, ``caption`` str (a new one at every reading), ``full_caption`` str with all
     attributes, ``heard_caption`` and ``full_heard_caption`` likewise of what a mono sound tells, ``name`` of the thing,
-    ``attributes`` float32 (24,): thing, size and count as a multi-hot vector, and ``factors`` int64 (6,): the number of
-    each factor's value, in the order of :data:`world.FACTORS`.
+    ``attributes`` float32 (24,): thing, size and count as a multi-hot vector, ``factors`` int64 (6,): the number of each
+    factor's value, in the order of :data:`world.FACTORS`, and ``pan`` float32 (scalar) from -1, left, to 1, right: what the
+    stereo sound's two channels say, with its background noise, not where the world put the thing.
     """
 
     def __init__(self, split: str, count: int, parts: tuple[str, ...], seed: int = 0) -> None:
         self.split, self.count, self.parts, self.seed = split, count, parts, seed
         self.readings = 0
+        self.pans: dict[world.Clip, Tensor] = {}
 
     def __len__(self) -> int:
         return self.count
@@ -40,7 +44,12 @@ class Clips(Dataset[dict[str, Any]]):
         return torch.from_numpy(world.picture(clip).transpose(2, 0, 1).astype(np.float32) / 255)
 
     def _waveform(self, clip: world.Clip) -> Tensor:
-        return torch.from_numpy(world.sound(clip).mean(0))
+        return torch.from_numpy(_sound(clip).mean(0))
+
+    def _pan(self, clip: world.Clip) -> Tensor:
+        if clip not in self.pans:  # one number is worth keeping: making the sound again takes longer than a step
+            self.pans[clip] = pan_of(torch.from_numpy(_sound(clip)))
+        return self.pans[clip]
 
     def _caption(self, clip: world.Clip) -> str:
         return world.random_caption(clip, np.random.default_rng([clip.seed, 3, self.readings]))
@@ -62,6 +71,12 @@ class Clips(Dataset[dict[str, Any]]):
 
     def _attributes(self, clip: world.Clip) -> Tensor:
         return torch.from_numpy(_multi_hot(clip))
+
+
+@lru_cache(maxsize=1)
+def _sound(clip: world.Clip) -> np.ndarray:
+    """The stereo sound, which waveform and pan both read: made once."""
+    return world.sound(clip)
 
 
 def heard_caption(clip: world.Clip, rng: np.random.Generator | None = None) -> str:

@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xmodal.data.audio import resample
+from xmodal.data.pan import panned
 from xmodal.data.pictures import read_pictures
 from xmodal.diffusion.sampling import Generators, Scheduler
 from xmodal.foundation.base import AudioEncoder, AudioGenerator, ImageEncoder
 from xmodal.vision2audio.frames import Aggregation, aggregate, check_aggregation, frames_to_read
 from xmodal.vision2audio.regression import Mapper
-from xmodal.vision2audio.stereo import StereoPan, panned
+from xmodal.vision2audio.stereo import StereoPan
 
 Seen = Any
 """A picture's or video's path, pixels (3, H, W) in [0, 1] as tensor or array (H, W, 3), or a Pillow picture; four axes are

@@ -1,6 +1,6 @@
 """Where a sound stands: a head beside a mapper guesses the stereo pan from the picture. Beyond the paper, whose sounds are mono.
 
-Letters: B batch, d1 source width, d2 target width, T samples.
+Letters: B batch, d1 source width, d2 target width.
 """
 
 from __future__ import annotations
@@ -61,16 +61,3 @@ class StereoPan(Mapper):
         known = torch.isfinite(pan)
         error = (self.pan(source) - torch.where(known, pan, 0.0)).square() * known
         return self.weight * error.sum() / known.sum().clamp(min=1)
-
-
-def panned(mono: Tensor, pan: Tensor) -> Tensor:
-    """Sounds (B, T) at pans (B,) -> (B, 2, T), left and right, of the same power at every pan."""
-    angle = (pan.clamp(-1, 1) + 1) * (math.pi / 4)
-    return torch.stack((angle.cos(), angle.sin()), 1)[..., None] * mono[:, None]
-
-
-def pan_of(stereo: Tensor) -> Tensor:
-    """Sounds (..., 2, T) -> pans (...), the inverse of `panned`; NaN for silence."""
-    left, right = stereo.float().square().mean(-1).sqrt().unbind(-1)
-    pan = torch.atan2(right, left) * (4 / math.pi) - 1
-    return torch.where(left + right > 0, pan, torch.nan)

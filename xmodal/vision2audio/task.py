@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from xmodal.data.pan import from_known_pan, known_pan
 from xmodal.data.soundfiles import write_missing
 from xmodal.foundation.base import AudioEncoder, AudioGenerator, ImageEncoder
 from xmodal.frozen import Frozen
@@ -47,6 +48,7 @@ class V2AMapper(AveragedTask):
     """
 
     adapter: Mapper
+    predict_inputs = ("pixels",)  # what `PairedMedia` then gives: a manifest to predict from needs no sounds
 
     def __init__(
         self,
@@ -116,7 +118,8 @@ class V2AMapper(AveragedTask):
         """What a batch's pictures and sounds become before the mapper.
 
         ``pixels`` (B, 3, H, W), or (B, F, 3, H, W) with several frames, in [0, 1] -> ``image_embedding`` (B, d1) or (B, F, d1);
-        ``waveform`` (B, T) at the target's rate -> ``audio_embedding`` (B, d2).
+        ``waveform`` (B, T) at the target's rate -> ``audio_embedding`` (B, d2). With `StereoPan`, ``pan`` (B,), if there is
+        one, -> ``known_pan`` (B, 2): the pan and 1, or 0 and 0 where it is NaN.
         """
 
         def see(batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -125,10 +128,16 @@ class V2AMapper(AveragedTask):
         def hear(batch: Mapping[str, Any]) -> dict[str, Tensor]:
             return {"audio_embedding": self.target.embed(batch["waveform"])}
 
-        return {
+        def place(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+            return {"known_pan": known_pan(batch["pan"])} if "pan" in batch else {}
+
+        found = {
             "image_embedding": Feature(("pixels",), ("image_embedding",), (self.encoder,), see),
             "audio_embedding": Feature(("waveform",), ("audio_embedding",), (self.target,), hear),
         }
+        if isinstance(self.adapter, StereoPan):
+            found["known_pan"] = Feature(("pan",), ("known_pan",), (), place)
+        return found
 
     def features(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """As :meth:`xmodal.task.Task.features`; a batch that holds both embeddings does not even build the target."""
@@ -152,13 +161,15 @@ class V2AMapper(AveragedTask):
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The mapper's own loss; ``batch`` holds the :meth:`features`, their inputs, or some of each.
 
-        With `StereoPan`, ``pan`` (B,) in the batch, from -1 to 1 or NaN where it is not known, adds that of its head.
+        With `StereoPan`, ``pan`` (B,) in the batch, from -1 to 1 or NaN where it is not known, adds that of its head; so
+        does its feature ``known_pan``.
         """
         source, target = self.pairs({**batch, **self.features(batch)})
         mapper = self.adapter if self.training else self.published
         terms = {}
-        if isinstance(mapper, StereoPan) and "pan" in batch:
-            terms["pan"] = mapper.pan_loss(source, batch["pan"].repeat_interleave(len(source) // len(batch["pan"]), 0))
+        if isinstance(mapper, StereoPan) and {"pan", "known_pan"} & batch.keys():
+            pan = from_known_pan(batch["known_pan"]) if "known_pan" in batch else batch["pan"]
+            terms["pan"] = mapper.pan_loss(source, pan.repeat_interleave(len(source) // len(pan), 0))
         if self.training:
             return {"mapping": mapper.loss(source, target), **terms}
         with torch.random.fork_rng(devices=[source.device] if source.is_cuda else []):
