@@ -1,4 +1,4 @@
-# make demo   install, then turn the example sounds into pictures (miniature models, CPU, offline)
+# make demo   install, then turn sounds into pictures, and pictures and a text into sounds (miniature models, CPU, offline)
 # make test   install, then run all tests
 PYTHON ?= python3
 VENV := .venv
@@ -18,7 +18,8 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/xmodal generate examples/sounds/*.wav --to image -o outputs/demo
-	@echo "The pictures are in $(CURDIR)/outputs/demo"
+	$(BIN)/xmodal generate examples/pictures/*.png "two large bells" --to audio --spectrogram -o outputs/demo
+	@echo "Pictures and sounds are in $(CURDIR)/outputs/demo"
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q

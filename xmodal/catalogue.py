@@ -22,7 +22,8 @@ from xmodal.foundation import card as cards_of
 from xmodal.foundation.card import Card
 
 CONTRACTS = (
-    "Encoder", "AudioEncoder", "ImageEncoder", "TextEncoder", "ImageGenerator", "AudioGenerator", "Prior", "Vocoder", "Frozen",
+    "Encoder", "AudioEncoder", "ImageEncoder", "TextEncoder", "ImageGenerator", "AudioGenerator", "Prior", "Vocoder",
+    "MelAutoencoder", "Frozen",
 )  # fmt: skip
 CONTRACT_HOMES = ("xmodal.foundation.base", "xmodal.frozen")
 # Where a model's file may take Card from; each gives what the file without torch defines.

@@ -105,7 +105,7 @@ class Extractor:
         """
         rows, logits = [], []
         for start in range(0, len(items), batch_size):
-            row, logit = self._judge([self._read(item, of) for item in items[start : start + batch_size]])
+            row, logit = self.judge([self._read(item, of) for item in items[start : start + batch_size]])
             rows.append(row)
             if logit is not None:
                 logits.append(logit)
@@ -113,7 +113,7 @@ class Extractor:
                 progress(min(start + batch_size, len(items)), len(items))
         return torch.cat(rows), torch.cat(logits) if logits else None
 
-    def _judge(self, read: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    def judge(self, read: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Rows and logits of some inputs; in one pass where the encoder can do both."""
         if len({each.shape for each in read}) > 1:  # pictures at their own sizes, for an encoder that asks for them
             return torch.cat([self.encoder.embed(each[None]) for each in read]), None

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from xmodal.data.mel import log_mel
+from xmodal.data.mel import MINIATURE, log_mel
 from xmodal.diffusion import sampling
 from xmodal.diffusion.original_names import hifigan_names, unet_names, vae_names
 from xmodal.foundation import audioldm, vocoder
@@ -317,6 +317,18 @@ def test_null_embedding_stored_or_made_by_the_text_encoder(folder: Path, golden:
     model.loss(golden["init_latents"], golden["cond"].clone().requires_grad_(), dropout=0.5).backward()
     save_null_embedding(3 * golden["uncond"][0], folder)
     close(AudioLDM(str(folder)).unconditional(), golden["uncond"][0], 1e-6)
+
+
+def test_embedded_model_sounds_through_griffin_lim() -> None:
+    model = AudioLDM()
+    assert isinstance(model.vocoder, GriffinLim)
+    assert (model.cond_dim, model.sample_rate, model.mel) == (CARDS["mini"].dim, 16_000, MINIATURE)
+    assert sum(parameter.numel() for parameter in model.parameters()) == CARDS["mini"].parameters
+    made = model.generate(vectors(1, 128), seconds=0.3, num_inference_steps=2, generator=seeds(0))
+    assert made.shape == (1, 4_800)
+    assert made.isfinite().all()
+    with pytest.raises(ValueError, match="the vocoder given and that of mini disagree on"):
+        AudioLDM(vocoder=GriffinLim(mel="audioldm"))
 
 
 def test_wrong_folders(folder: Path, tmp_path: Path) -> None:

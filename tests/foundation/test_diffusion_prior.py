@@ -124,20 +124,29 @@ def test_folders_that_do_not_fit(tmp_path: Path) -> None:
     (folder / "config.json").write_text('{"class": "DiffusionPrior", "network": {"size": 3}}')
     with pytest.raises(ValueError, match="import the checkpoint again"):
         DiffusionPrior(str(folder))
-    with pytest.raises(ValueError, match="its cards are: laion, laion-24, conditioned-prior"):
+    with pytest.raises(ValueError, match="its cards are: mini, mini_names, laion, laion-24, conditioned-prior"):
         DiffusionPrior("karlo")
 
 
 def test_missing_weights_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"prior/best.pth; 1.34 GB; .*`xmodal pull diffusion_prior:laion`"):
-        DiffusionPrior()
+        DiffusionPrior("laion")
     with pytest.raises(FileNotFoundError, match=r"karlo-v1-alpha' are not on this machine .*4.09 GB if in float32"):
         KarloPrior()
     with pytest.raises(FileNotFoundError, match="'acme/prior' are not .*`xmodal pull diffusion_prior:acme/prior`"):
         KandinskyPrior("acme/prior")
     with pytest.raises(FileNotFoundError, match="lacks prior or prior_scheduler"):
         KandinskyPrior(str(tmp_path))
+
+
+@pytest.mark.parametrize("card", ["mini", "mini_names"])
+def test_embedded_priors(card: str) -> None:
+    prior = DiffusionPrior(card)
+    assert prior.dim == CARDS[card].dim == 128
+    assert sum(parameter.numel() for parameter in prior.parameters()) == CARDS[card].parameters
+    made = prior.sample(torch.randn(2, 128), num_inference_steps=2, generator=torch.Generator().manual_seed(0))
+    close(made.norm(dim=-1), torch.ones(2), 1e-4)
 
 
 # ---- sampling as LAION does

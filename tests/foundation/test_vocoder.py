@@ -17,6 +17,7 @@ from xmodal.data.mel import AUDIOLDM, PRESETS, MelSpec, log_mel, preset
 from xmodal.foundation import vocoder
 from xmodal.foundation.base import Vocoder
 from xmodal.foundation.vocoder import BIGVGAN, CARDS, BigVGAN, GriffinLim, HifiGan, fuse_weight_norm, import_checkpoint, save
+from xmodal.miniature import world
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "audioldm_tiny.safetensors"
 SPEC = MelSpec(8_000, 256, 256, 64, 32, 0.0, 4_000.0, padding="hop")
@@ -215,6 +216,19 @@ def test_griffin_lim_reads_any_cards_mel() -> None:
         GriffinLim(iterations=0)
     with pytest.raises(ValueError, match="overlap by less than half"):
         GriffinLim.from_spec(replace(SPEC, hop_length=200))
+
+
+def test_what_other_cards_name_as_their_vocoder() -> None:
+    """The embedded HiFi-GAN, or Griffin-Lim for the same log-mels, whose kind is known before either is built."""
+    network, tin = vocoder.of_card("mini"), vocoder.of_card("gl")
+    assert (type(network), type(tin)) == (HifiGan, GriffinLim)
+    assert network.mel == tin.mel == vocoder.mel_of("mini") == vocoder.mel_of("gl") == preset("miniature")
+    assert sum(p.numel() for p in network.parameters()) == CARDS["mini"].parameters
+    mel = log_mel(torch.from_numpy(world.sound(world.sample("test", 1)).mean(0))[None], network.mel)
+    for made in (network, tin):
+        assert (log_mel(made(mel), network.mel)[..., : mel.shape[-1]] - mel).abs().mean() < 0.35  # 3 dB
+    with pytest.raises(ValueError, match="has no card 'tin'"):
+        vocoder.of_card("tin")
 
 
 # ---- promises

@@ -53,7 +53,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
     vocoder = TrainVocoder(folder / "vocoder", channels=16, kernels=(3,), segment=8, resolutions=(256, 512))
     fit(vocoder)
     unet = TrainAudioLDM(
-        folder / "audioldm", folder / "audioldm" / "vae", str(folder / "clap"), str(folder / "vocoder"),
+        folder / "audioldm", folder / "audioldm" / "vae", str(folder / "clap"), HifiGan(card=str(folder / "vocoder")),
         block_out_channels=(16, 32), judged=2,
     )  # fmt: skip
     fit(unet, frozen=True)

@@ -6,12 +6,14 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal.data.mel import MelSpec
-from xmodal.foundation.base import ImageEncoder, Prior, TextEncoder
+from xmodal.foundation.base import ImageEncoder, MelAutoencoder, Prior, TextEncoder
 from xmodal.foundation.vocoder import GriffinLim
-from xmodal.text2audio import CLIPSonic, MelUNet
+from xmodal.text2audio import CLIPSonic, MelNetwork, MelUNet
+from xmodal.text2audio.pipeline import scheduler_for
 
 MEL = MelSpec(4_000, 256, 256, 64, 14, 0.0, 2_000.0, padding="hop")
 UNET = partial(MelUNet, preset="mini", channels=[16, 32], attention=[False, True], head=16, groups=8, patch=2)
@@ -63,6 +65,41 @@ class Guess(Prior):
 
         self.asked = options
         return text_embedding - self.gap + 0.01 * draw_noise(text_embedding.shape, options.get("generator"))
+
+
+class Squares(MelAutoencoder):
+    """Folds squares of 2 x 2 into 4 channels and brings their values near 0: nothing is lost."""
+
+    def __init__(self, scale: float = 3.0, mel: MelSpec = MEL) -> None:
+        super().__init__()
+        self.mel, self.factor, self.channels = mel, 2, 4
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def encode(self, log_mel: Tensor) -> Tensor:
+        return F.pixel_unshuffle((log_mel[:, None] + 6) / self.scale, 2).flatten(1, 2)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return F.pixel_shuffle(latents.unflatten(1, (4, -1)), 2)[:, 0] * self.scale - 6
+
+
+class Oracle(MelNetwork):
+    """Knows the sound: answers towards a spectrogram, or its latents, that only the condition decides."""
+
+    def __init__(self, kind: str = "v_prediction", gain: float = 0.5, latents: str = "") -> None:
+        super().__init__(6, 28 if latents else 14)
+        self.bind(MEL, MEL.silence, 2.5, latents, 4 if latents else 1)
+        self.alphas, self.gain = scheduler_for(kind, training=True).alphas_cumprod, gain
+        self.anchor, self.kind, self.batches = nn.Parameter(torch.zeros(1)), kind, []
+
+    def prepare(self, condition: Tensor, keep: Tensor | None = None) -> Tensor:
+        return condition if keep is None else condition * keep[:, None]
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        self.batches.append(len(noisy))
+        clean = self.gain * condition[:, :1, None].expand_as(noisy)
+        alpha = self.alphas[timesteps.long()].view(-1, 1, 1)
+        guess = (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+        return guess if self.kind == "epsilon" else alpha.sqrt() * guess - (1 - alpha).sqrt() * clean
 
 
 def task(seed: int = 0, **options: Any) -> CLIPSonic:

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from tests.text2audio.parts import COLOURS, MEL, Eyes, Guess, Reader, task
+from tests.text2audio.parts import COLOURS, MEL, Eyes, Guess, Oracle, Reader, task
 from xmodal.data.mel import from_log_mel
 from xmodal.foundation.vocoder import GriffinLim
-from xmodal.text2audio import CLIPSonicPipeline, MelNetwork
-from xmodal.text2audio.pipeline import check_scheduler, scheduler_for
+from xmodal.text2audio import CLIPSonicPipeline
+from xmodal.text2audio.pipeline import check_scheduler, within
 
 
 def noise(*seeds: int) -> list[torch.Generator]:
@@ -109,26 +109,6 @@ def test_prior_gets_words_generators_and_options() -> None:
     assert prior.asked["mask"].all()
 
 
-class Oracle(MelNetwork):
-    """Knows the sound: answers with the velocity towards a spectrogram that only the condition decides."""
-
-    def __init__(self, kind: str = "v_prediction") -> None:
-        super().__init__(6, 14)
-        self.bind(MEL, MEL.silence, 2.5)
-        self.alphas = scheduler_for(kind, training=True).alphas_cumprod
-        self.anchor, self.kind, self.batches = torch.nn.Parameter(torch.zeros(1)), kind, []
-
-    def prepare(self, condition: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
-        return condition if keep is None else condition * keep[:, None]
-
-    def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        self.batches.append(len(noisy))
-        clean = 0.5 * condition[:, :1, None].expand_as(noisy)
-        alpha = self.alphas[timesteps.long()].view(-1, 1, 1)
-        guess = (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
-        return guess if self.kind == "epsilon" else alpha.sqrt() * guess - (1 - alpha).sqrt() * clean
-
-
 @pytest.mark.parametrize("kind", ["v_prediction", "epsilon"])
 def test_sampling_arrives_at_what_the_network_knows(kind: str) -> None:
     """An exact network gives the exact spectrogram; with guidance 2 the way from nothing is doubled."""
@@ -139,6 +119,19 @@ def test_sampling_arrives_at_what_the_network_knows(kind: str) -> None:
         assert made.mean() == pytest.approx(expected, abs=0.02)
     assert set(pipe.generator.batches[:25]) == {1}
     assert set(pipe.generator.batches[25:]) == {2}
+
+
+def test_noise_that_would_mean_too_much_is_lessened() -> None:
+    """An answer that is off by little at the cosine schedule's first step stands for a guess of hundreds."""
+    shares, noisy = Oracle("epsilon").alphas, torch.linspace(-2, 2, 40).view(1, 4, 10)
+    first, middle = torch.tensor(999), torch.tensor(500.0)
+    for limit in (1.0, 5.0):
+        answer = within(lambda noisy, timestep: noisy + 0.01, shares, limit)(noisy, first)
+        guess = (noisy - (1 - shares[999]).sqrt() * answer) / shares[999].sqrt()
+        assert guess.abs().max() <= limit + 0.01
+        assert (answer - noisy).abs().max() < 1e-3
+    kept = within(lambda noisy, timestep: noisy, shares, 5.0)(noisy, middle)
+    assert torch.allclose(kept, noisy, atol=1e-5)
 
 
 def test_other_schedulers_and_those_that_are_refused(pipe: CLIPSonicPipeline) -> None:

@@ -234,6 +234,13 @@ def test_predictions_are_written_once_and_depend_on_the_id_alone(tmp_path: Path)
     assert one.predict_step({"id": ["a"], "name": ["red"]}, 0)[0].exists()
 
 
+def test_predictions_read_what_the_query_needs() -> None:
+    eyes = Eyes()
+    assert task().predict_inputs == task(query="image").predict_inputs == ("pixels",)
+    assert task(query="text").predict_inputs == task(query="prior").predict_inputs == ()
+    assert task(encoder=Reader(eyes)).predict_inputs == task(encoder=Ears()).predict_inputs == ()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -78,8 +78,16 @@ def test_what_predictions_are_made_of(manifest: Path, tmp_path: Path) -> None:
 
 def test_clipsonic_answers_the_pictures_of_a_manifest(manifest: Path, tmp_path: Path) -> None:
     one = text2audio.task(predictions=tmp_path / "sounds", num_inference_steps=2)
-    trainer(tmp_path).predict(one, media(manifest, predict_inputs=["pixels"], frames=2))
+    trainer(tmp_path).predict(one, media(manifest, frames=2))
     assert {path.name for path in (tmp_path / "sounds").iterdir()} == {"red.wav", "green.wav", "film.wav", "end.wav"}
+
+
+def test_clipsonic_answers_the_texts_of_a_manifest_without_media(tmp_path: Path) -> None:
+    (tmp_path / "manifest.jsonl").write_text('{"id": "a", "label": "red"}\n{"id": "b", "label": "green"}')
+    reader = text2audio.Reader(text2audio.Eyes())
+    one = text2audio.task(predictions=tmp_path / "sounds", num_inference_steps=1, query="text", text_encoder=reader)
+    trainer(tmp_path).predict(one, media(tmp_path / "manifest.jsonl"))
+    assert {path.name for path in (tmp_path / "sounds").iterdir()} == {"a.wav", "b.wav"}
 
 
 def write_panned(folder: Path) -> Path:

@@ -93,7 +93,7 @@ class AudioLDM(AudioGenerator):
             vocoder.mel.require(vocoders.mel_of(own), "the vocoder given", f"that of {card}")
         stored = folder / f"{NULL}.safetensors"
         null = read_tensors(stored, str(folder)).get(NULL) if stored.is_file() else None
-        self._assemble(**_load(folder, heads, DTYPES[dtype]), vocoder=vocoder or vocoders.HifiGan(own or ""), null_embedding=null)
+        self._assemble(**_load(folder, heads, DTYPES[dtype]), vocoder=vocoder or vocoders.of_card(own or ""), null_embedding=null)
         self._folder = folder
 
     @classmethod
@@ -483,18 +483,11 @@ def _cvssp(source: str, parameters: int, channels: tuple[int, ...]) -> Card:
 _S, _M, _L = (128, 256, 384, 640), (192, 384, 576, 960), (256, 512, 768, 1280)
 CARDS: dict[str, Card] = {
     "mini": Card(
-        source="recipe:audioldm",
-        files=dict.fromkeys([*_FILES[:4], _FILES[6], "null_embedding.safetensors"]),
-        licence="Apache-2.0",
-        commercial=True,
-        origin="recipes/miniature/audioldm.yaml",
-        parameters=0,
-        sample_rate=16_000,
-        normalised=True,
-        options={"vocoder": "mini"},
-    ),  # fmt: skip
+        "package:audioldm", dict.fromkeys([*_FILES[:4], _FILES[6], "null_embedding.safetensors"]), "Apache-2.0", True,
+        "recipes/miniature/audioldm.yaml", 3_569_732, 128, 16_000, normalised=True, options={"vocoder": "gl"},
+    ),
     "audioldm-s-full-v2": _cvssp("audioldm-s-full-v2", 295_678_322, _S),
     "audioldm-s-full": _cvssp("audioldm", 295_678_322, _S),
     "audioldm-m-full": _cvssp("audioldm-m-full", 526_596_338, _M),
     "audioldm-l-full": _cvssp("audioldm-l-full", 849_780_850, _L),
-}
+}  # fmt: skip

@@ -14,8 +14,8 @@ from xmodal.foundation.card import Card, find_card
 from xmodal.frozen import Frozen
 
 __all__ = [
-    "Adapter", "AudioEncoder", "AudioGenerator", "Card", "Encoder", "ImageEncoder", "ImageGenerator", "Prior", "TextEncoder",
-    "Vocoder", "find_card",
+    "Adapter", "AudioEncoder", "AudioGenerator", "Card", "Encoder", "ImageEncoder", "ImageGenerator", "MelAutoencoder", "Prior",
+    "TextEncoder", "Vocoder", "find_card",
 ]  # fmt: skip
 
 
@@ -125,6 +125,30 @@ class Vocoder(Frozen):
     @abstractmethod
     def forward(self, log_mel: Tensor) -> Tensor:
         """(B, n_mels, L) -> mono waveforms (B, T) float32 in [-1, 1]."""
+
+
+class MelAutoencoder(Frozen):
+    """Latents of log-mel spectrograms, and the way back; ``mel`` says of which kind.
+
+    A latent stands for ``factor`` bands and frames, m = n_mels / factor and l = L / factor, and has ``channels`` numbers C.
+    """
+
+    mel: Any
+    factor: int
+    channels: int
+
+    @property
+    def size(self) -> int:
+        """C * m, the numbers of a latent frame."""
+        return self.channels * self.mel.n_mels // self.factor
+
+    @abstractmethod
+    def encode(self, log_mel: Tensor) -> Tensor:
+        """(B, n_mels, L), L a multiple of ``factor`` -> latents (B, C * m, l) float32 of about unit variance."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C * m, l) -> log-mels (B, n_mels, L) float32."""
 
 
 class Adapter(nn.Module):

@@ -32,15 +32,15 @@ class DiffusionPrior(Prior):
     """Frozen prior of dalle2-pytorch's form.
 
     Args:
-        card: a name in `LAION`, a folder written by `import_checkpoint` or `save`, or a published file itself.
+        card: a name in `CLASSIC`, a folder written by `import_checkpoint` or `save`, or a published file itself.
         local_files_only: a card's file is looked up in the local hub cache only; False permits the download.
 
     Raises ValueError for an unknown card or a file that does not fit, FileNotFoundError where weights are missing.
     """
 
-    def __init__(self, card: str = "laion", local_files_only: bool = True) -> None:
+    def __init__(self, card: str = "mini", local_files_only: bool = True) -> None:
         super().__init__()
-        path = _path(LAION, card, local_files_only)
+        path = _path(CLASSIC, card, local_files_only)
         self._assemble(*(_read(path) if path.is_dir() else _read_published(path)))
 
     @classmethod
@@ -424,8 +424,8 @@ def card_of(name: str) -> Card:
 
 
 def _path(cards: Mapping[str, Card], card: str, local_files_only: bool) -> Path:
-    """Find the folder (or file) of a path, of a card of one kind of prior or, except of LAION's, of a hub id."""
-    chosen = find_card(cards, card, "diffusion_prior") if cards is LAION or card in CARDS else card_of(card)
+    """Find the folder (or file) of a path, of a card of one kind of prior or, for diffusers' kinds, of a hub id."""
+    chosen = find_card(cards, card, "diffusion_prior") if cards is CLASSIC or card in CARDS else card_of(card)
     return locate(chosen, local_files_only)
 
 
@@ -463,35 +463,34 @@ def build(card: str) -> nn.Module:
     return network
 
 
-def _laion(source: str, file: str, licence: str, commercial: bool, parameters: int, size: int, **network: int) -> Card:
-    return Card(
-        source=source, files={file: None}, licence=licence, commercial=commercial, origin=f"{HUB}/{source}",
-        parameters=parameters, dim=768, normalised=True, options={"network": {"dim": 768, "dim_head": 64, **network}}, size=size,
-    )  # fmt: skip
+def _card(source: str, files: list[str], licence: str, parameters: int, options: Any, dim: int = 768, size: int = 0) -> Card:
+    recipe, commercial = source.partition("package:")[2], licence != "unverified"
+    origin = f"recipes/miniature/{recipe}.yaml" if recipe else f"{HUB}/{source}"
+    common = {"dim": dim, "normalised": True, "options": options, "size": size}
+    return Card(source, dict.fromkeys(files), licence, commercial, origin, parameters, **common)
 
 
-def _unclip(source: str, parameters: int, dim: int = 768) -> Card:
-    return Card(
-        source=source, files=dict.fromkeys(UNCLIP_FILES), licence="unverified", commercial=False, origin=f"{HUB}/{source}",
-        parameters=parameters, dim=dim, normalised=True, options={"prior": {"embedding_dim": dim}},
-    )  # fmt: skip
+def _network(**sizes: int) -> dict[str, Any]:
+    return {"network": {"dim": 768, "dim_head": 64, **sizes}}
 
 
 UNCLIP_FILES = ["prior/*", "prior_scheduler/*", "scheduler/*"]
-_DEEP = {"depth": 24, "heads": 32, "text_tokens": 256}
+_UNCLIP = ("unverified", 1_022_030_080, {"prior": {"embedding_dim": 768}})
+_WIDE = {"prior": {"embedding_dim": 1280}}
+_OWN, _MINI = ["config.json", "model.safetensors"], _network(dim=128, depth=4, heads=4, dim_head=32)
+_DEEP, _BASE = _network(depth=24, heads=32, text_tokens=256), _network(depth=12, heads=12, text_tokens=77)
+_NOUS, _DALLE2 = "nousr/conditioned-prior", "laion/DALLE2-PyTorch"
 
-LAION: dict[str, Card] = {
-    "laion": _laion(
-        "laion/DALLE2-PyTorch", "prior/best.pth", "MIT", True, 101_756_544, 1_340_000_000, depth=12, heads=12, text_tokens=77
-    ),
-    "laion-24": _laion("laion/DALLE2-PyTorch", "prior_ema_fp16.pth", "MIT", True, 249_416_704, 0, **_DEEP),
-    "conditioned-prior": _laion(
-        "nousr/conditioned-prior", "vit-l-14/laion2b/ema855M.pth", "unverified", False, 249_416_704, 5_850_000_000, **_DEEP
-    ),
+CLASSIC: dict[str, Card] = {
+    "mini": _card("package:prior", _OWN, "Apache-2.0", 1_099_136, _MINI, 128),
+    "mini_names": _card("package:prior_names", _OWN, "Apache-2.0", 1_099_136, _MINI, 128),
+    "laion": _card(_DALLE2, ["prior/best.pth"], "MIT", 101_756_544, _BASE, size=1_340_000_000),
+    "laion-24": _card(_DALLE2, ["prior_ema_fp16.pth"], "MIT", 249_416_704, _DEEP),
+    "conditioned-prior": _card(_NOUS, ["vit-l-14/laion2b/ema855M.pth"], "unverified", 249_416_704, _DEEP, size=5_850_000_000),
 }
-KARLO: dict[str, Card] = {"karlo": _unclip("kakaobrain/karlo-v1-alpha", 1_022_030_080)}
+KARLO: dict[str, Card] = {"karlo": _card("kakaobrain/karlo-v1-alpha", UNCLIP_FILES, *_UNCLIP)}
 KANDINSKY: dict[str, Card] = {
-    "kandinsky-2.1": _unclip("kandinsky-community/kandinsky-2-1-prior", 1_022_030_080),
-    "kandinsky-2.2": _unclip("kandinsky-community/kandinsky-2-2-prior", 1_026_225_920, 1280),
+    "kandinsky-2.1": _card("kandinsky-community/kandinsky-2-1-prior", UNCLIP_FILES, *_UNCLIP),
+    "kandinsky-2.2": _card("kandinsky-community/kandinsky-2-2-prior", UNCLIP_FILES, "unverified", 1_026_225_920, _WIDE, 1280),
 }
-CARDS: dict[str, Card] = LAION | KARLO | KANDINSKY
+CARDS: dict[str, Card] = CLASSIC | KARLO | KANDINSKY

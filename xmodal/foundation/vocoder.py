@@ -126,8 +126,9 @@ class BigVGAN(Vocoder):
 class GriffinLim(Vocoder):
     """Finds the phase by iteration (Griffin & Lim 1984; momentum of Perraudin et al. 2013) instead of having learnt it.
 
-    For tests, previews and machines without weights: it sounds like a tin, and no metric should be reported with it. The
-    same mel gives the same sound whatever the batch, since the first phase is always the same. Differentiable.
+    For tests, previews and machines without weights: real sounds become like a tin, and no metric should be reported with
+    it. The miniature world's simple sounds it renders better than the miniature HiFi-GAN does (docs/miniature.md). The same
+    mel gives the same sound whatever the batch, since the first phase is always the same. Differentiable.
 
     Args:
         card: "gl", or the card of another vocoder, whose kind of mel is then read.
@@ -234,10 +235,15 @@ def _mel_of(config: Any) -> MelSpec:
     return replace(AUDIOLDM, n_mels=config.model_in_dim) if section is None else MelSpec.of(section, "the vocoder's config")
 
 
+def of_card(card: str) -> Vocoder:
+    """Build what another model's card names as its vocoder: Griffin-Lim as "gl", or a HiFi-GAN's card or folder."""
+    return GriffinLim(card) if card in GRIFFIN_LIM else HifiGan(card)
+
+
 def mel_of(card: str) -> MelSpec:
-    """Return the kind of mel of a HiFi-GAN's folder or card, without building it."""
-    if card in HIFIGAN:
-        return preset(HIFIGAN[card].options["mel"])
+    """Return the kind of mel of what `of_card` takes, without building it."""
+    if card in HIFIGAN | GRIFFIN_LIM:
+        return preset((HIFIGAN | GRIFFIN_LIM)[card].options["mel"])
     from transformers import SpeechT5HifiGanConfig
 
     return _mel_of(SpeechT5HifiGanConfig.from_dict(read_json(Path(card) / CONFIG, "its publisher")))
@@ -356,12 +362,12 @@ def _nvidia(source: str, mel: str, rate: int, parameters: int, network: Mapping[
 
 HIFIGAN: dict[str, Card] = {
     "mini": Card(
-        source="recipe:vocoder",
+        source="package:vocoder",
         files={"config.json": None, "model.safetensors": None},
         licence="Apache-2.0",
         commercial=True,
         origin="recipes/miniature/vocoder.yaml",
-        parameters=0,
+        parameters=441_569,
         sample_rate=16_000,
         options={"mel": "miniature"},
     ),

@@ -17,6 +17,7 @@ from xmodal.data.mel import MINIATURE as MEL
 from xmodal.data.mel import log_mel
 from xmodal.diffusion.training import denoising_loss
 from xmodal.foundation.audioldm import save_null_embedding
+from xmodal.foundation.base import Vocoder
 from xmodal.miniature.training import ZooTask, autoencoder
 
 FRAMES = 160  # of every log-mel: 2.56 s, the world's 2.5 s and a little silence
@@ -198,12 +199,11 @@ class TrainAudioLDM(ZooTask):
     Args:
         vae: folder of the trained mel VAE.
         clap: folder (or card) of the trained CLAP.
-        vocoder: folder (or card) of the trained vocoder, which the generated sounds are judged with at the end.
+        vocoder: makes the sounds that are judged at the end.
         block_out_channels: of the UNet, from the latents' resolution down; all levels but the first attend to themselves.
         layers_per_block: residual blocks at each level.
         dropout: share of embeddings replaced by that of the empty text (classifier-free guidance).
         judged: validation sounds generated and judged when training ends; 0 skips it.
-        warm_start: go on from the weights in ``output`` instead of from random ones.
     """
 
     def __init__(
@@ -211,27 +211,25 @@ class TrainAudioLDM(ZooTask):
         output: Path,
         vae: Path,
         clap: str,
-        vocoder: str,
+        vocoder: Vocoder,
         block_out_channels: tuple[int, ...] = (48, 64, 96),
         layers_per_block: int = 1,
         dropout: float = 0.1,
         judged: int = 32,
-        warm_start: bool = False,
         ema_decay: float = 0.995,
         **task: Any,
     ) -> None:
         from diffusers import AutoencoderDC, DDPMScheduler
 
         from xmodal.foundation.clap import AudioTower, TextTower
-        from xmodal.foundation.vocoder import HifiGan
 
-        self.sizes, self.warm_start = (block_out_channels, layers_per_block), warm_start
+        self.sizes = (block_out_channels, layers_per_block)
         coder: Any = AutoencoderDC.from_pretrained(vae, torch_dtype=torch.float32, low_cpu_mem_usage=False)
         ears = AudioTower(clap)
         self.latent_channels, self.dim = coder.config.latent_channels, ears.dim
         self.factor = 2 ** (len(coder.config.encoder_block_out_channels) - 1)
         super().__init__(output=output, ema_decay=ema_decay, **task)
-        self.vae, self.ears, self.vocoder = coder.requires_grad_(False).eval(), ears, HifiGan(vocoder)
+        self.vae, self.ears, self.vocoder = coder.requires_grad_(False).eval(), ears, vocoder
         self.register_buffer("null", TextTower(clap).embed([""])[0])
         self.null: Tensor
         self.dropout, self.judged = dropout, judged
@@ -248,11 +246,6 @@ class TrainAudioLDM(ZooTask):
         from diffusers import UNet2DConditionModel
 
         channels, layers = self.sizes
-        if self.warm_start:
-            trained: Any = UNet2DConditionModel.from_pretrained(
-                self.output / "unet", torch_dtype=torch.float32, low_cpu_mem_usage=False
-            )
-            return trained.train().to(memory_format=torch.channels_last)
         others = len(channels) - 1
         unet: Any = UNet2DConditionModel(
             sample_size=(FRAMES // self.factor, MEL.n_mels // self.factor),  # type: ignore[arg-type]  # diffusers takes pairs

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xmodal.data.pictures import is_picture, read_pictures
-from xmodal.diffusion.sampling import Generators, Scheduler, sample, with_guidance
-from xmodal.foundation.base import Encoder, ImageEncoder, Prior, TextEncoder, Vocoder
+from xmodal.diffusion.sampling import Generators, Model, Scheduler, sample, with_guidance
+from xmodal.foundation.base import Encoder, ImageEncoder, MelAutoencoder, Prior, TextEncoder, Vocoder
 from xmodal.text2audio.unet import MelNetwork
 
 Query = Literal["image", "text", "prior"]
@@ -22,6 +22,7 @@ Asked = Any
 are the frames of one video."""
 
 OUTPUT_TYPES = ("np", "pt")
+LIMITS = {"spectrograms": 1.0, "latents": 8.0}  # latents have about unit variance; the miniature's reach 7.3
 KARRAS_WITH_COSINE = (
     "use_karras_sigmas with the cosine schedule (squaredcos_cap_v2) samples worse than fewer steps without them: "
     "set use_karras_sigmas to False, or use_lu_lambdas to True"
@@ -49,6 +50,7 @@ class CLIPSonicPipeline:
         encoder: what the generator was trained with.
         generator: answers noisy spectrograms.
         vocoder: turns spectrograms into sound; ValueError if its kind of mel is not the generator's.
+        autoencoder: where the generator makes latents of spectrograms, what decodes them.
         text_encoder: for texts, where ``encoder`` is no text tower itself.
         prior: from its embeddings to those of ``encoder``.
         query: default of a call: None takes pictures as pictures, and texts through the prior if there is one.
@@ -63,6 +65,7 @@ class CLIPSonicPipeline:
         encoder: Encoder,
         generator: MelNetwork,
         vocoder: Vocoder,
+        autoencoder: MelAutoencoder | None = None,
         text_encoder: TextEncoder | None = None,
         prior: Prior | None = None,
         query: Query | None = None,
@@ -77,17 +80,28 @@ class CLIPSonicPipeline:
         if generator.mel is None:
             raise ValueError("the generator does not know its kind of mel: call its bind() first")
         generator.mel.require(vocoder.mel, "the mel of the generator", "the mel of the vocoder")
+        if bool(generator.latents) != (autoencoder is not None):
+            made = "latents, so it needs the autoencoder" if generator.latents else "spectrograms, so it takes no autoencoder"
+            raise ValueError(f"the generator makes {made}: build the pipeline as it was trained")
+        if autoencoder is not None:
+            autoencoder.mel.require(vocoder.mel, "the mel of the autoencoder", "the mel of the vocoder")
+            if autoencoder.size != generator.n_mels:
+                sizes = f"{generator.n_mels} numbers a frame, but the autoencoder's have {autoencoder.size}"
+                raise ValueError(f"the generator makes latents of {sizes}: give the one that it was trained with")
         for name, part in {"text_encoder": text_encoder, "prior": prior}.items():
             if part is not None and part.dim != encoder.dim:
                 spaces = f"{name} has embeddings of size {part.dim}, but the generator was trained with size {encoder.dim}"
                 raise ValueError(f"{spaces}: take the towers and the prior of one CLIP")
-        self.encoder, self.generator, self.vocoder = encoder, generator.eval(), vocoder
+        self.encoder, self.generator, self.vocoder, self.autoencoder = encoder, generator.eval(), vocoder, autoencoder
         self.text_encoder = encoder if isinstance(encoder, TextEncoder) else text_encoder
         self.prior, self.query, self.seconds, self.guided = prior, query, seconds, guided
         self.guidance_scale, self.num_inference_steps = guidance_scale, num_inference_steps
         self._trained = {"prediction_type": prediction_type, "beta_schedule": beta_schedule}
         self._trained["num_train_timesteps"] = num_train_timesteps  # type: ignore[assignment]
+        self._limit = LIMITS["spectrograms" if autoencoder is None else "latents"]
         self._scheduler = scheduler_for(prediction_type, beta_schedule, num_train_timesteps)
+        self._scheduler.register_to_config(clip_sample=autoencoder is None)  # other kinds that are made from its config read it
+        self._shares = self._scheduler.alphas_cumprod
 
     @property
     def scheduler(self) -> Scheduler:
@@ -96,7 +110,7 @@ class CLIPSonicPipeline:
 
     @scheduler.setter
     def scheduler(self, scheduler: Scheduler) -> None:
-        check_scheduler(scheduler, self._trained)
+        check_scheduler(scheduler, self._trained, self.autoencoder is None)
         self._scheduler = scheduler
 
     @property
@@ -106,7 +120,7 @@ class CLIPSonicPipeline:
 
     def to(self, device: str | torch.device) -> CLIPSonicPipeline:
         """Move all parts."""
-        for part in (self.encoder, self.generator, self.vocoder, self.text_encoder, self.prior):
+        for part in (self.encoder, self.generator, self.vocoder, self.autoencoder, self.text_encoder, self.prior):
             if part is not None:
                 part.to(device)
         return self
@@ -243,34 +257,52 @@ class CLIPSonicPipeline:
         callback: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """Conditions (B, d) -> log-mels (B, M, frames), float32."""
-        shape = (len(condition), self.generator.n_mels, frames)
+        steps = frames if self.autoencoder is None else -(-frames // self.autoencoder.factor)
+        shape = (len(condition), self.generator.n_mels, steps)
         given = self.generator.prepare(condition)
         nothing = self.generator.prepare(condition, torch.zeros(len(condition), dtype=torch.bool, device=condition.device))
         model = with_guidance(self.generator, given, nothing, guidance_scale)
+        if self._trained["prediction_type"] == "epsilon":
+            model = within(model, self._shares.to(condition.device), self._limit)
         made = sample(model, self.scheduler, shape, num_inference_steps, generator, condition.device, callback)
+        if self.autoencoder is not None:
+            return self.autoencoder.decode(made)[..., :frames]
         return self.generator.denormalise(made.clamp(-1, 1))
 
 
 def scheduler_for(
     prediction_type: str, beta_schedule: str = "squaredcos_cap_v2", num_train_timesteps: int = 1000, training: bool = False
 ) -> Scheduler:
-    """Return the forward process for training, or DPM-Solver++ of order 2 for sampling.
-
-    With epsilon the cosine schedule's first step divides by next to nothing, so the guess is cut to [-1, 1] on the way.
-    """
+    """Return the forward process for training, or DPM-Solver++ of order 2 for sampling."""
     from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 
     options: Any = {
         "num_train_timesteps": num_train_timesteps, "beta_schedule": beta_schedule, "prediction_type": prediction_type,
     }  # fmt: skip
-    if training:
-        return DDPMScheduler(**options)
-    cut = {"thresholding": prediction_type == "epsilon", "sample_max_value": 1.0}
-    return DPMSolverMultistepScheduler(**options, timestep_spacing="trailing", **cut)
+    return DDPMScheduler(**options) if training else DPMSolverMultistepScheduler(**options, timestep_spacing="trailing")
 
 
-def check_scheduler(scheduler: Scheduler, trained: Mapping[str, Any]) -> None:
-    """Raise ValueError for a scheduler that is not of the noise that was trained with, or known to do harm."""
+def within(model: Model, shares: Tensor, limit: float) -> Model:
+    """A model that answers noise, changed so that its guess of what lies under the noise stays in [-limit, limit].
+
+    At the cosine schedule's first step the guess is the answer's error divided by next to nothing. ``shares`` (timesteps,)
+    are the shares of what lies under it in the variance.
+    """
+
+    def bounded(noisy: Tensor, timestep: Tensor) -> Tensor:
+        share = shares[timestep.round().long()]
+        signal, noise = share.sqrt(), (1 - share).sqrt()
+        guess = (noisy - noise * model(noisy, timestep)) / signal
+        return (noisy - signal * guess.clamp(-limit, limit)) / noise
+
+    return bounded
+
+
+def check_scheduler(scheduler: Scheduler, trained: Mapping[str, Any], bounded: bool = True) -> None:
+    """Raise ValueError for a scheduler that is not of the noise that was trained with, or known to do harm.
+
+    What is made is ``bounded`` by [-1, 1], or else must not be cut to it.
+    """
     wrong = {name: scheduler.config.get(name) for name, value in trained.items() if scheduler.config.get(name) != value}
     if wrong:
         raise ValueError(
@@ -279,3 +311,6 @@ def check_scheduler(scheduler: Scheduler, trained: Mapping[str, Any]) -> None:
         )
     if scheduler.config.get("use_karras_sigmas") and trained["beta_schedule"] == "squaredcos_cap_v2":
         raise ValueError(KARRAS_WITH_COSINE)
+    cuts = [name for name in ("clip_sample", "thresholding") if scheduler.config.get(name)]
+    if cuts and not bounded:
+        raise ValueError(f"{cuts[0]} cuts what is made to [-1, 1], but latents are larger: set it to False")

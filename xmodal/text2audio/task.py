@@ -20,7 +20,7 @@ from xmodal.data.audio import resample
 from xmodal.data.mel import MelSpec, log_mel
 from xmodal.data.soundfiles import write_missing
 from xmodal.diffusion.training import denoising_loss
-from xmodal.foundation.base import AudioEncoder, Encoder, ImageEncoder, Prior, TextEncoder, Vocoder
+from xmodal.foundation.base import AudioEncoder, Encoder, ImageEncoder, MelAutoencoder, Prior, TextEncoder, Vocoder
 from xmodal.task import AveragedTask, Feature
 from xmodal.text2audio.pipeline import CLIPSonicPipeline, Query, scheduler_for
 from xmodal.text2audio.unet import MelNetwork, MelUNet
@@ -36,7 +36,8 @@ class CLIPSonic(AveragedTask):
         encoder: gives the condition. An image tower is CLIPSonic; a text tower (of CLIP or CLAP) makes it a supervised
             baseline that reads ``text`` from the batch; an audio tower (of CLAP) hears the very sound it asks for.
         vocoder: turns spectrograms into sound; the kind of mel is its own.
-        adapter: factory ``(encoder.dim, vocoder.mel.n_mels) -> MelNetwork``.
+        adapter: factory ``(encoder.dim, vocoder.mel.n_mels) -> MelNetwork``; with an autoencoder its ``size`` is the second.
+        autoencoder: of the vocoder's kind of mel; the generator then makes its latents, at a fraction of the cost.
         text_encoder: the text tower beside ``encoder``, for text queries; never built in training.
         prior: what turns its embeddings into those of ``encoder``; never built in training.
         query: default of the pipeline: ``image``, ``text`` (as it is), ``prior`` (text through it); None chooses by input.
@@ -65,6 +66,7 @@ class CLIPSonic(AveragedTask):
         encoder: Encoder,
         vocoder: Vocoder,
         adapter: Callable[[int, int], MelNetwork] = MelUNet,
+        autoencoder: MelAutoencoder | None = None,
         text_encoder: Callable[[], TextEncoder] | None = None,
         prior: Callable[[], Prior] | None = None,
         query: Query | None = None,
@@ -87,13 +89,18 @@ class CLIPSonic(AveragedTask):
     ) -> None:
         super().__init__(ema_decay=ema_decay, **task)
         _check(template, seconds, condition_dropout, condition_noise)
-        self.encoder, self.vocoder = encoder, vocoder
+        self.encoder, self.vocoder, self.autoencoder = encoder, vocoder, autoencoder
+        size, latents, channels = vocoder.mel.n_mels, "", 1
+        if autoencoder is not None:
+            autoencoder.mel.require(vocoder.mel, "the mel of the autoencoder", "the mel of the vocoder")
+            size, latents, channels = autoencoder.size, autoencoder.fingerprint(), autoencoder.channels
         self.query = query
         self._text_encoder: Any = text_encoder
         self._prior: Any = prior
-        self.adapter = self.build_adapter(adapter, encoder.dim, vocoder.mel.n_mels)
+        self.adapter = self.build_adapter(adapter, encoder.dim, size)
         low, high = _range(vocoder.mel)
-        self.adapter.bind(vocoder.mel, low if mel_low is None else mel_low, high if mel_high is None else mel_high)
+        low, high = low if mel_low is None else mel_low, high if mel_high is None else mel_high
+        self.adapter.bind(vocoder.mel, low, high, latents, channels)
         self.start_average()
         if weights is not None:
             self.load_adapter(weights)
@@ -107,25 +114,29 @@ class CLIPSonic(AveragedTask):
 
     @property
     def samples(self) -> int:
-        """Length of a sound at the vocoder's rate: whole frames of the spectrogram, the last one begun."""
-        hop = self.vocoder.mel.hop_length
+        """Length of a sound at the vocoder's rate: whole frames of the spectrogram (of the latents), the last one begun."""
+        hop = self.vocoder.mel.hop_length * (1 if self.autoencoder is None else self.autoencoder.factor)
         return -(-round(self.seconds * self.vocoder.sample_rate) // hop) * hop
 
     def frozen_features(self) -> dict[str, Feature]:
         """What a batch's pictures and sounds become before the generator.
 
         ``pixels`` (B, 3, H, W) in [0, 1], or ``waveform`` for an audio tower -> ``condition`` (B, d), which no feature
-        stands for where text is read. ``waveform`` (B, T) at the vocoder's rate -> ``mel`` (B, M, L), in logarithms.
+        stands for where text is read. ``waveform`` (B, T) at the vocoder's rate -> ``mel`` (B, M, L), in logarithms, or with an
+        autoencoder ``latents`` (B, C m, l).
         """
+        name = "mel" if self.autoencoder is None else "latents"
 
         def hear(batch: Mapping[str, Any]) -> dict[str, Tensor]:
-            return {"mel": self.spectrogram(batch["waveform"])}
+            mel = self.spectrogram(batch["waveform"])
+            return {name: mel if self.autoencoder is None else self.autoencoder.encode(mel)}
 
         def condition(batch: Mapping[str, Any]) -> dict[str, Tensor]:
             return {"condition": self.condition(batch)}
 
         options = {"mel": self.vocoder.mel.to_dict(), "seconds": self.seconds}
-        found = {"mel": Feature(("waveform",), ("mel",), (self.vocoder,), hear, options)}
+        parts = (self.vocoder,) if self.autoencoder is None else (self.vocoder, self.autoencoder)
+        found = {name: Feature(("waveform",), (name,), parts, hear, options)}
         if isinstance(self.encoder, TextEncoder):
             return found
         if isinstance(self.encoder, ImageEncoder):
@@ -177,7 +188,8 @@ class CLIPSonic(AveragedTask):
         else:
             generator = torch.Generator().manual_seed(0)
         model = partial(network, condition=network.prepare(condition, keep))
-        return {"denoising": denoising_loss(model, self.scheduler, network.normalise(batch["mel"]), generator=generator)}
+        clean = batch["latents"] if self.autoencoder is not None else network.normalise(batch["mel"])
+        return {"denoising": denoising_loss(model, self.scheduler, clean, generator=generator)}
 
     def _disturbed(self, condition: Tensor) -> Tensor:
         if not self.condition_noise:
@@ -185,12 +197,22 @@ class CLIPSonic(AveragedTask):
         unit = F.normalize(condition.float(), dim=-1)
         return unit + self.condition_noise / unit.shape[1] ** 0.5 * torch.randn_like(unit)
 
+    @property
+    def _predicted(self) -> Query:
+        """How `predict_step` asks."""
+        return self.query or ("image" if isinstance(self.encoder, ImageEncoder) else "text")
+
+    @property
+    def predict_inputs(self) -> tuple[str, ...]:
+        """What `PairedMedia` gives `predict_step` besides the texts: pictures for a picture query, no media for a text query."""
+        return ("pixels",) if self._predicted == "image" else ()
+
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Path]:
         """Write one sound per clip into ``predictions``, asked for as ``query`` says; clips that have one are passed over.
 
         Each clip's noise depends on its id alone, so a run that was stopped and resumed gives the same sounds.
         """
-        kind = self.query or ("text" if isinstance(self.encoder, TextEncoder) else "image")
+        kind = self._predicted
         if kind == "image" and "pixels" not in batch:
             raise ValueError("the query is a picture, but the data gives none: let it give pixels, or set query to text or prior")
         asked = list(batch["pixels"]) if kind == "image" else self.texts(batch)
@@ -208,6 +230,7 @@ class CLIPSonic(AveragedTask):
             self.encoder,
             self.published,
             self.vocoder,
+            autoencoder=self.autoencoder,
             text_encoder=self._text_encoder,
             prior=self._prior,
             query=self.query,

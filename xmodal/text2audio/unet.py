@@ -44,14 +44,14 @@ PRESETS: dict[str, Sizes] = {
 
 
 class MelNetwork(Adapter):
-    """What CLIPSonic trains: a denoiser of mel spectrograms that remembers of which kind they are.
+    """What CLIPSonic trains: a denoiser of mel spectrograms, or of their latents, that remembers of which kind they are.
 
-    Networks see spectrograms whose values from ``low`` to ``high`` are spread over [-1, 1]. Kind and range are stored with
-    the weights; weights of another kind are refused.
+    Networks see spectrograms whose values from ``low`` to ``high`` are spread over [-1, 1]; latents as they are. Kind, range
+    and autoencoder are stored with the weights; weights of another kind are refused.
 
     Args:
         in_dim: d, of the condition.
-        n_mels: M.
+        n_mels: M; of latents the numbers of a latent frame, channels times bands.
     """
 
     def __init__(self, in_dim: int, n_mels: int) -> None:
@@ -59,6 +59,7 @@ class MelNetwork(Adapter):
         self.in_dim, self.n_mels = in_dim, n_mels
         self.mel: MelSpec | None = None
         self.low, self.high = -1.0, 1.0
+        self.latents = ""
 
     @abstractmethod
     def prepare(self, condition: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -68,13 +69,17 @@ class MelNetwork(Adapter):
     def forward(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
         """Answer noisy spectrograms (B, M, L) at times (B,) or () under what `prepare` made, in the same shape."""
 
-    def bind(self, mel: MelSpec, low: float, high: float) -> None:
-        """Say of which kind the spectrograms are, and which values become -1 and 1; raises ValueError if they cannot be."""
-        if mel.n_mels != self.n_mels:
+    def bind(self, mel: MelSpec, low: float, high: float, latents: str = "", channels: int = 1) -> None:
+        """Say of which kind the spectrograms are, and which values become -1 and 1; raises ValueError if they cannot be.
+
+        ``latents`` is the fingerprint of the autoencoder whose latents of such spectrograms are made ("" is none), and
+        ``channels`` how many those have.
+        """
+        if not latents and mel.n_mels != self.n_mels:
             raise ValueError(f"the network was built for {self.n_mels} mel bands, but the vocoder takes {mel}")
         if not low < high:
             raise ValueError(f"the range of mel values must rise, but it is from {low} to {high}")
-        self.mel, self.low, self.high = mel, float(low), float(high)
+        self.mel, self.low, self.high, self.latents = mel, float(low), float(high), latents
 
     def normalise(self, log_mel: Tensor) -> Tensor:
         """Log-mels (B, M, L) -> about [-1, 1], float32."""
@@ -86,7 +91,8 @@ class MelNetwork(Adapter):
 
     def get_extra_state(self) -> Tensor:
         """Kind and range as JSON in bytes, which safetensors can hold and no cast can round."""
-        text = json.dumps({"mel": None if self.mel is None else self.mel.to_dict(), "low": self.low, "high": self.high})
+        kind = {"mel": None if self.mel is None else self.mel.to_dict(), "low": self.low, "high": self.high}
+        text = json.dumps({**kind, "latents": self.latents} if self.latents else kind)
         return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Any) -> None:
@@ -95,9 +101,12 @@ class MelNetwork(Adapter):
         mel = None if stored["mel"] is None else MelSpec.of(stored["mel"], "the stored network")
         if mel is None or self.mel is None:
             self.mel = self.mel or mel
-            self.low, self.high = stored["low"], stored["high"]
+            self.low, self.high, self.latents = stored["low"], stored["high"], stored.get("latents", "")
             return
         mel.require(self.mel, "the mel of the stored generator", "the mel of the vocoder")
+        if stored.get("latents", "") != self.latents:
+            makes = f"makes {_made(stored.get('latents', ''))}, this one {_made(self.latents)}"
+            raise ValueError(f"the stored generator {makes}: set autoencoder as it was trained")
         if (stored["low"], stored["high"]) != (self.low, self.high):
             own = f"from {self.low} to {self.high}"
             raise ValueError(
@@ -106,12 +115,16 @@ class MelNetwork(Adapter):
             )
 
 
-class MelUNet(MelNetwork):
-    """diffusers' UNet2DModel over (1, M, L); the condition is added to the time embedding, which scales and shifts each block.
+def _made(latents: str) -> str:
+    return f"latents of the autoencoder {latents[:12]}" if latents else "spectrograms"
 
-    The condition is made of length sqrt(d), so that its numbers have about unit variance, and goes through two linear
-    layers; a learned vector stands for "no condition". Bands and frames are padded with zeros to what the levels demand
-    (multiples of patch * 2^(levels - 1)) and cut again: any length goes in.
+
+class MelUNet(MelNetwork):
+    """diffusers' UNet2DModel over (1, M, L), or over (C, m, l) of latents.
+
+    The condition is made of length sqrt(d), so that its numbers have about unit variance, goes through two linear layers and is
+    added to the time embedding, which scales and shifts each block; a learned vector stands for "no condition". Bands and frames
+    are padded with zeros to what the levels demand (multiples of patch * 2^(levels - 1)) and cut again: any length goes in.
 
     Args:
         in_dim, n_mels: see `MelNetwork`.
@@ -122,6 +135,7 @@ class MelUNet(MelNetwork):
         head: width of an attention head.
         groups: of the group norms.
         patch: side of the squares that are folded into channels first; 1 folds nothing. Larger ones cost less and blur more.
+        planes: C, where the network makes latents: their n_mels numbers a frame are C channels of n_mels / C bands.
         dropout: in the blocks, in training.
         gradient_checkpointing: a quarter to a third more computation for much less memory in training.
 
@@ -139,6 +153,7 @@ class MelUNet(MelNetwork):
         head: int | None = None,
         groups: int | None = None,
         patch: int | None = None,
+        planes: int = 1,
         dropout: float = 0.0,
         gradient_checkpointing: bool = False,
     ) -> None:
@@ -155,12 +170,21 @@ class MelUNet(MelNetwork):
             patch or base.patch,
         )
         _check(sizes)
+        if planes < 1 or n_mels % planes:
+            raise ValueError(f"{n_mels} numbers a frame are not {planes} planes: set planes to the latents' channels")
+        self.planes = planes
         width = 4 * sizes.channels[0]
         self.null = nn.Parameter(torch.zeros(in_dim))
         self.read = nn.Sequential(nn.Linear(in_dim, width), nn.SiLU(), nn.Linear(width, width))
-        self.unet = _unet(sizes, dropout)
+        self.unet = _unet(sizes, planes, dropout)
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
+
+    def bind(self, mel: MelSpec, low: float, high: float, latents: str = "", channels: int = 1) -> None:
+        """See `MelNetwork.bind`; raises ValueError if ``planes`` is another number than that of the channels, too."""
+        if channels != self.planes:
+            raise ValueError(f"planes is {self.planes}, but what the network makes has {channels} channels: set planes to that")
+        super().bind(mel, low, high, latents, channels)
 
     @property
     def multiple(self) -> int:
@@ -180,11 +204,12 @@ class MelUNet(MelNetwork):
         """See `MelNetwork.forward`; raises ValueError for another number of bands."""
         if noisy.ndim != 3 or noisy.shape[1] != self.n_mels:
             raise ValueError(f"spectrograms have the shape {tuple(noisy.shape)}, but the network expects (B, {self.n_mels}, L)")
-        bands, frames = noisy.shape[1:]
-        padded = F.pad(noisy[:, None], (0, -frames % self.multiple, 0, -bands % self.multiple)).to(self.null.dtype)
+        bands, frames = self.n_mels // self.planes, noisy.shape[2]
+        planes = noisy.unflatten(1, (self.planes, bands)).to(self.null.dtype)
+        padded = F.pad(planes, (0, -frames % self.multiple, 0, -bands % self.multiple))
         folded = F.pixel_unshuffle(padded, self.sizes.patch).contiguous(memory_format=torch.channels_last)
         made = self.unet(folded, timesteps, class_labels=condition).sample
-        return F.pixel_shuffle(made, self.sizes.patch)[:, 0, :bands, :frames]
+        return F.pixel_shuffle(made, self.sizes.patch)[:, :, :bands, :frames].flatten(1, 2)
 
 
 def _check(sizes: Sizes) -> None:
@@ -198,13 +223,13 @@ def _check(sizes: Sizes) -> None:
             raise ValueError(f"{channels} channels cannot be divided into {sizes.groups} groups and heads of {sizes.head}")
 
 
-def _unet(sizes: Sizes, dropout: float) -> Any:
+def _unet(sizes: Sizes, planes: int, dropout: float) -> Any:
     from diffusers import UNet2DModel
 
     kinds = ["Attn" if attends else "" for attends in sizes.attention]
     unet = UNet2DModel(
-        in_channels=sizes.patch**2,
-        out_channels=sizes.patch**2,
+        in_channels=planes * sizes.patch**2,
+        out_channels=planes * sizes.patch**2,
         down_block_types=tuple(f"{kind}DownBlock2D" for kind in kinds),
         up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),
         block_out_channels=sizes.channels,

@@ -1,0 +1,197 @@
+"""Text becomes sound that was learnt from pictures.  python benchmarks/clipsonic_mini.py [--seeds 0 1 2] [--count 256]
+
+Asks the shipped generator, which was trained on pictures and sounds of the miniature world, for unseen clips:
+
+    IQ   by the picture                        ZS   by the caption as it is
+    PD   by the caption, through the prior that was trained on captions of all kinds
+    SD   by the caption, through the prior that was trained on the things' names alone
+
+and two supervised baselines by the caption: CLIP-TTA and CLAP-TTA start from the same generator and go on with pairs of caption
+and sound, for --training-steps.
+
+FAD is in the space of the tagger, tag_top1 is how often it hears the thing (chance: 1 in 18), CLAP the cosine of the sound with
+a sentence about what is to be heard. "gap closed": how much of the way from ZS to IQ a prior goes. The seeds are of the noise (of
+generator and prior); intervals: 95 %, Student's t over them. Also prints the gap of both modalities before and after a prior (MS
+is the free one, which moves by the difference of both means). Writes benchmarks/results/clipsonic_mini.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from trial import (
+    RESULTS,
+    Panel,
+    captions,
+    featured,
+    load_recipe,
+    over_seeds,
+    pixels,
+    spoken_score,
+    streams,
+    trained,
+    unseen,
+    waveforms,
+)
+
+import xmodal
+from xmodal.foundation.clap import TextTower as ClapText
+from xmodal.foundation.clip import ImageTower
+from xmodal.foundation.clip import TextTower as ClipText
+from xmodal.foundation.diffusion_prior import DiffusionPrior
+from xmodal.metrics.modality_gap import ModalityGap
+from xmodal.miniature import world
+
+COLUMNS = ("tag_top1", "FAD", "CLAP")
+BASELINES = {"CLIP-TTA": "overlays/clipsonic_mini_clip_tta", "CLAP-TTA": "overlays/clipsonic_mini_clap_tta"}
+FRAMES = 160
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--count", type=int, default=256)
+    parser.add_argument("--training-steps", type=int, default=500, help="of each supervised baseline")
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--compile", action="store_true", help="torch.compile the generators: faster after a minute or two")
+    parser.add_argument("--train-only", action="store_true")
+    parser.add_argument("--weights", type=Path, default=Path("outputs/clipsonic_mini"), help="keeps the trained baselines")
+    options = parser.parse_args()
+    options.weights.mkdir(parents=True, exist_ok=True)
+    pipes = {name: baseline(name, options.training_steps, options.weights) for name in BASELINES}
+    if options.train_only:
+        return
+    pipes["CLIPSonic"] = xmodal.pipeline("clipsonic-mini")
+
+    clips = unseen(options.count)
+    asked = captions(clips)
+    panel = Panel("text2audio", clips)
+    guidance = pipes["CLIPSonic"].guidance_scale
+    print(f"{len(clips)} unseen clips, world {world.VERSION}, guidance {guidance}, {options.steps} steps")
+    report: dict[str, Any] = {"real sounds": one(panel, waveforms(clips))}
+    print("real sounds  " + "  ".join(f"{key} {value['value']:.3f}" for key, value in report["real sounds"].items()))
+    values: dict[str, list[dict[str, Any]]] = {}
+    for seed in options.seeds:
+        queries = conditions(clips, asked, seed)
+        if seed == options.seeds[0]:
+            report["modality gap"] = gaps(queries)
+        queries |= {name: (ClipText() if name == "CLIP-TTA" else ClapText()).embed(asked) for name in BASELINES}
+        for path, condition in queries.items():
+            if path == "MS":
+                continue
+            pipe = pipes.get(path, pipes["CLIPSonic"])
+            if options.compile:
+                pipe.generator.unet.compile()
+            values.setdefault(path, []).append(one(panel, voiced(pipe, condition, options.steps, guidance, seed)))
+            print(
+                f"seed {seed}  {path:<9}" + "  ".join(f"{key} {values[path][-1][key]['value']:.3f}" for key in COLUMNS),
+                flush=True,
+            )
+    report |= {"seeds": options.seeds, "paths": values, "over seeds": {}}
+    for path, rows in values.items():
+        means = {key: over_seeds([row[key]["value"] for row in rows]) for key in COLUMNS}
+        report["over seeds"][path] = {key: asdict(score) for key, score in means.items()}
+        print(f"{path:<9} " + "  ".join(f"{key} {spoken_score(score)}" for key, score in means.items()))
+    report["gap closed"] = closed(values)
+    settings = {"count": len(clips), "world": world.VERSION, "training_steps": options.training_steps}
+    settings |= {"guidance_scale": guidance, "steps": options.steps}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "clipsonic_mini.json").write_text(json.dumps({**settings, **report}, indent=1) + "\n")
+
+
+def baseline(name: str, steps: int, folder: Path) -> Any:
+    """The pipeline of a supervised baseline, trained on the way unless it lies in the folder."""
+    recipe = load_recipe("miniature/clipsonic", BASELINES[name], steps=steps)
+    recipe["model"]["init_args"]["weights"] = "clipsonic-mini"
+    file = folder / f"{name}_{steps}.ckpt"
+    features = {} if file.is_file() else featured(recipe, folder / "features.pt")
+    return trained(recipe, features, 0, file).pipeline()
+
+
+@torch.no_grad()
+def conditions(clips: list[world.Clip], asked: list[str], seed: int) -> dict[str, Tensor]:
+    """What CLIPSonic is asked with, by query path: unit vectors (N, d)."""
+    eyes, reader = ImageTower(), ClipText()
+    text = F.normalize(reader.embed(asked), dim=-1)
+    others = [world.sample("train", index) for index in range(1000)]
+    shift = F.normalize(eyes.embed(pixels(others)), dim=-1).mean(0) - F.normalize(reader.embed(captions(others)), dim=-1).mean(0)
+    return {
+        "IQ": F.normalize(eyes.embed(pixels(clips)), dim=-1),
+        "ZS": text,
+        "PD": DiffusionPrior("mini").sample(text, generator=streams(len(text), 10 + seed)),
+        "SD": DiffusionPrior("mini_names").sample(text, generator=streams(len(text), 10 + seed)),
+        "MS": F.normalize(text + shift, dim=-1),
+    }
+
+
+def gaps(queries: dict[str, Tensor]) -> dict[str, Any]:
+    """Distance of the means, mean cosines, and how well a line tells one cloud from the pictures' (1: wholly; 0.5: not)."""
+    found = {}
+    for path, rows in queries.items():
+        if path == "IQ":
+            continue
+        metric = ModalityGap(sync_on_compute=False)
+        metric.update(rows, queries["IQ"])
+        scores = {name: float(value) for name, value in metric.compute().items()}
+        found[path] = scores | {"separable": separable(rows, queries["IQ"])}
+        print(f"pictures and {path}: " + "  ".join(f"{name} {value:.3f}" for name, value in found[path].items()))
+    return found
+
+
+def separable(first: Tensor, second: Tensor) -> float:
+    """Accuracy of a logistic regression on the half that it was not fitted to."""
+    rows = torch.cat([first, second]).float()
+    sides = torch.cat([torch.zeros(len(first)), torch.ones(len(second))])
+    fit = torch.arange(len(rows)) % 2 == 0
+    line = torch.nn.Linear(rows.shape[1], 1)
+    torch.nn.init.zeros_(line.weight)
+    torch.nn.init.zeros_(line.bias)
+    optimizer = torch.optim.AdamW(line.parameters(), 0.05, weight_decay=0.01)
+    for _ in range(500):
+        loss = F.binary_cross_entropy_with_logits(line(rows[fit])[:, 0], sides[fit])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return float(((line(rows[~fit])[:, 0] > 0) == sides[~fit].bool()).float().mean())
+
+
+def voiced(pipe: Any, condition: Tensor, steps: int, guidance: float, seed: int = 0) -> Tensor:
+    """One sound for each condition, in batches."""
+    made = []
+    for start in range(0, len(condition), 32):
+        part = condition[start : start + 32]
+        mel = pipe.generate(part, FRAMES, steps, guidance, streams(start + len(part), seed)[start:])
+        made.append(pipe.vocoder(mel)[:, :40_000])
+    return torch.cat(made)
+
+
+def one(panel: Panel, made: Tensor) -> dict[str, Any]:
+    scores = panel.score(made, ("tags", "FAD", "CLAP"))
+    return {key: {"value": scores[key].value, "low": scores[key].low, "high": scores[key].high} for key in COLUMNS}
+
+
+def closed(values: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Share of the way from ZS to IQ that each other path of the same generator goes, by seed."""
+    found: dict[str, Any] = {}
+
+    def share(zs: float, iq: float, it: float) -> float:
+        return (it - zs) / (iq - zs) if iq != zs else float("nan")
+
+    for key in COLUMNS:
+        for path in ("PD", "SD"):
+            rows = zip(values["ZS"], values["IQ"], values[path], strict=True)
+            score = over_seeds([share(*(each[key]["value"] for each in row)) for row in rows])
+            found[f"{path} {key}"] = asdict(score)
+            print(f"gap closed by {path} in {key}: {spoken_score(score, 2)}")
+    return found
+
+
+if __name__ == "__main__":
+    main()

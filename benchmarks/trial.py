@@ -1,0 +1,147 @@
+"""What the benchmarks of generated sounds share: tasks trained from recipes with several seeds, and the judges of sounds.
+
+A task's frozen features are computed once and serve every seed. The judges are those of `xmodal evaluate`, of sounds in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Trainer, seed_everything
+from omegaconf import OmegaConf
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from xmodal.judges import Item, View
+from xmodal.metrics.protocol import Score
+from xmodal.miniature import world
+from xmodal.miniature.data import Clips, Featured, heard_caption, precompute
+from xmodal.suites import CLAP, CLIP, Judges, assemble, results
+from xmodal.task import Task, build
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+RESULTS = Path(__file__).parent / "results"
+SECONDS, RATE = 2.5, 16_000
+
+
+def load_recipe(name: str, *overlays: str, **variables: Any) -> dict[str, Any]:
+    """A recipe of this repository with overlays and other ``vars``, resolved."""
+    parts = [OmegaConf.load(RECIPES / f"{each}.yaml") for each in (name, *overlays)]
+    merged = OmegaConf.merge(*parts, {"vars": variables})
+    return OmegaConf.to_container(merged, resolve=True)  # type: ignore[return-value]
+
+
+def featured(recipe: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
+    """What the frozen parts make of the recipe's training clips; ``file`` keeps it, and serves the next call."""
+    if not file.is_file():
+        data, task = recipe["data"]["init_args"], build(recipe["model"], Task)
+        torch.save(precompute(task, Clips("train", data["train_count"], tuple(data["frozen_parts"]))), file)
+    return torch.load(file, weights_only=True)  # type: ignore[no-any-return]
+
+
+def trained(recipe: Mapping[str, Any], features: Mapping[str, Tensor], seed: int, file: Path) -> Task:
+    """The recipe's task trained with ``seed``; ``file`` keeps the weights, and serves the next call."""
+    seed_everything(seed, verbose=False)
+    task = build(recipe["model"], Task)
+    task.recipe = OmegaConf.to_yaml(OmegaConf.create(recipe["model"]))
+    if file.is_file():
+        return type(task).from_checkpoint(file)
+    data = recipe["data"]["init_args"]
+    clips = Clips("train", data["train_count"], tuple(data["parts"]))
+    loader = DataLoader(Featured(clips, features), batch_size=data["batch_size"], shuffle=True, drop_last=True)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=recipe["trainer"]["max_steps"],
+        gradient_clip_val=recipe["trainer"]["gradient_clip_val"],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(task, loader)
+    trainer.save_checkpoint(file)
+    return task.eval()
+
+
+def unseen(count: int, seed: int = 1) -> list[world.Clip]:
+    """Clips that no training has met."""
+    return [world.sample("test", index, seed) for index in range(count)]
+
+
+def waveforms(clips: Sequence[world.Clip]) -> Tensor:
+    """Their sounds (N, T), mono."""
+    return torch.stack([torch.from_numpy(world.sound(clip).mean(0)) for clip in clips])
+
+
+def pixels(clips: Sequence[world.Clip]) -> Tensor:
+    """Their pictures (N, 3, 64, 64) in [0, 1]."""
+    return torch.stack([torch.tensor(world.picture(clip)).permute(2, 0, 1) / 255 for clip in clips])
+
+
+def captions(clips: Sequence[world.Clip]) -> list[str]:
+    """What somebody might write to ask for them: some attributes, now and then another noun."""
+    return [world.random_caption(clip, np.random.default_rng([clip.seed, 5])) for clip in clips]
+
+
+def streams(count: int, seed: int = 0) -> list[torch.Generator]:
+    """One seeded stream of noise for each sound, so that batches do not matter."""
+    return [torch.Generator().manual_seed(1_000_000 * seed + index) for index in range(count)]
+
+
+class Panel:
+    """The judges of a suite, and what they make of the real clips; ``more`` of them widen the real side of set distances."""
+
+    def __init__(self, suite: str, clips: Sequence[world.Clip], more: int = 768) -> None:
+        self.judges: Judges = assemble(suite, None, CLIP, CLAP, SECONDS, world.THINGS)
+        self.clips = list(clips)
+        everything = self.clips + [world.sample("test", index, seed=2) for index in range(more)]
+        self.real = self._view(waveforms(everything), everything)
+        if self.judges.clip is not None:
+            self.real.rows["image"] = _judged(self.judges.clip, pixels(everything))[0]
+
+    def score(
+        self, made: Tensor, wanted: Iterable[str], clips: Sequence[world.Clip] | None = None, draws: int | None = None
+    ) -> dict[str, Score]:
+        """Scores of sounds (N, T) that were asked for with the panel's clips, or with ``clips``."""
+        found, absent = results(self.judges, self.real, self._view(made, clips or self.clips), list(wanted), True, draws)
+        if absent:
+            raise RuntimeError("; ".join(f"{name}: {why}" for name, why in absent.items()))
+        return {name: score for result in found.values() for name, score in result.scores.items()}
+
+    def _view(self, made: Tensor, clips: Sequence[world.Clip]) -> View:
+        items = [Item(f"{index:06d}", Path(), clip.thing, heard_caption(clip)) for index, clip in enumerate(clips)]
+        view = View(items)
+        view.rows["tagger"], logits = _judged(self.judges.tagger, made)
+        if logits is None or self.judges.clap is None:
+            raise RuntimeError("the panel needs a tagger that classifies, and a CLAP")
+        view.rows["logits"], view.rows["audio"] = logits, _judged(self.judges.clap, made)[0]
+        return view
+
+
+@torch.no_grad()
+def _judged(judge: Any, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Rows and logits of many inputs."""
+    parts = [judge.judge(list(inputs[start : start + 64])) for start in range(0, len(inputs), 64)]
+    logits = None if parts[0][1] is None else torch.cat([part[1] for part in parts])
+    return torch.cat([part[0] for part in parts]), logits
+
+
+def spoken_score(score: Score, digits: int = 3) -> str:
+    """A value with its interval."""
+    if score.low is None or score.high is None:
+        return f"{score.value:.{digits}f}"
+    return f"{score.value:.{digits}f} [{score.low:.{digits}f}, {score.high:.{digits}f}]"
+
+
+def over_seeds(values: Sequence[float]) -> Score:
+    """Mean over seeds with its 95 % interval by Student's t."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Score(mean)
+    quantile = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}[len(values)]
+    half = quantile * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return Score(mean, mean - half, mean + half)

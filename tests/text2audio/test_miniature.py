@@ -1,0 +1,45 @@
+"""The shipped CLIPSonic: pictures and texts become sounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import xmodal
+from xmodal.__main__ import run
+from xmodal.foundation.beats import BEATs
+from xmodal.miniature import world
+
+CLIPS = [world.sample("test", index, seed=3) for index in range(36)]
+
+
+def right(audios: torch.Tensor, clips: list[world.Clip]) -> int:
+    with torch.no_grad():
+        heard = BEATs().tag(audios)[:, : len(world.THINGS)].argmax(-1).tolist()
+    return sum(world.THINGS[index] == clip.thing for index, clip in zip(heard, clips, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("query", ["image", "prior"])
+def test_the_tagger_hears_what_was_asked_for(query: str) -> None:
+    pictures = [torch.tensor(world.picture(clip)).permute(2, 0, 1) / 255 for clip in CLIPS]
+    texts = [world.random_caption(clip, np.random.default_rng(clip.seed)) for clip in CLIPS]
+    noise = [torch.Generator().manual_seed(index) for index in range(len(CLIPS))]
+    asked = pictures if query == "image" else texts
+    made = xmodal.pipeline("clipsonic-mini")(asked, query=query, generator=noise, audio_length_in_s=2.5, output_type="pt")
+    assert made.audios.shape == (36, 40_000)
+    assert right(made.audios, CLIPS) >= 18
+    assert right(made.audios, CLIPS[1:] + CLIPS[:1]) <= 10
+
+
+@pytest.mark.slow
+def test_generate_makes_a_sound_of_a_text(tmp_path: Path) -> None:
+    run(["generate", "two large bells", "--to", "audio", "--output", str(tmp_path)])
+    (made,) = tmp_path.glob("*.wav")
+    sound, rate = soundfile.read(made)
+    assert rate == 16_000
+    assert abs(sound).max() > 0.01

@@ -1,0 +1,125 @@
+"""Autoencoders of log-mel spectrograms: AudioLDM's (Liu et al., arXiv 2301.12503), and the miniature's, without the rest of it.
+
+Letters: B batch, M bands and L frames of the log-mel, C latent channels, m = M / factor, l = L / factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from torch import Tensor
+
+from xmodal.data.mel import MelSpec, preset
+from xmodal.foundation.base import Card, MelAutoencoder, find_card
+from xmodal.foundation.card import locate
+from xmodal.foundation.checkpoint import CONFIG, read_json, read_module
+from xmodal.frozen import Frozen
+
+AUTOENCODERS = ("AutoencoderKL", "AutoencoderDC")
+
+
+class MelVAE(MelAutoencoder):
+    """Frozen autoencoder over log-mels of one kind.
+
+    All channels of all bands stand in one axis, C * m numbers a frame, so that latents have the axes of a spectrogram.
+
+    Args:
+        card: a name in `CARDS`, a diffusers folder of an AutoencoderKL or AutoencoderDC (or one with it below ``vae``).
+        mel: the kind of mel by its name in ``xmodal.data.mel.PRESETS``; default the card's, and AudioLDM's for a folder,
+            which does not tell.
+        local_files_only: a card is looked up in the local hub cache only; False permits the download.
+
+    Raises ValueError for an unknown card or weights that do not fit, FileNotFoundError where they are missing.
+    """
+
+    def __init__(self, card: str = "mini", mel: str | None = None, local_files_only: bool = True) -> None:
+        super().__init__()
+        kind = preset(mel or (CARDS[card].options["mel"] if card in CARDS else "audioldm"))
+        folder = locate(find_card(CARDS, card, "mel_vae"), local_files_only)
+        self._assemble(_read(folder / "vae" if (folder / "vae").is_dir() else folder), kind)
+
+    @classmethod
+    def from_model(cls, model: Any, mel: MelSpec) -> Self:
+        """Build from an autoencoder in memory, which is frozen in place."""
+        vae = cls.__new__(cls)
+        MelAutoencoder.__init__(vae)
+        vae._assemble(model, mel)
+        return vae
+
+    def _assemble(self, model: Any, mel: MelSpec) -> None:
+        self.model, self.mel = model, mel
+        factor = getattr(model, "spatial_compression_ratio", None)  # which AutoencoderKL does not have
+        self.factor = factor or 2 ** (len(model.config.block_out_channels) - 1)
+        self.channels = model.config.latent_channels
+        if model.config.in_channels != 1:
+            raise ValueError(f"the autoencoder takes {model.config.in_channels} channels, but a log-mel has 1: give another")
+        if mel.n_mels % self.factor:
+            raise ValueError(f"the autoencoder divides bands by {self.factor}, which cannot be done with {mel}")
+
+    def encode(self, log_mel: Tensor) -> Tensor:
+        """(B, M, L) -> scaled latents (B, C * m, l) float32, of a posterior its mean; ValueError for another shape."""
+        if log_mel.ndim != 3 or log_mel.shape[1] != self.mel.n_mels or log_mel.shape[2] % self.factor:
+            raise ValueError(
+                f"log-mels have the shape {tuple(log_mel.shape)}, but the autoencoder takes (B, {self.mel.n_mels}, L), L a "
+                f"multiple of {self.factor}"
+            )
+        encoded = self.model.encode(log_mel.transpose(1, 2)[:, None].to(self.model.dtype))
+        latents = encoded.latent if hasattr(encoded, "latent") else encoded.latent_dist.mean
+        return (latents.float() * self.model.config.scaling_factor).transpose(2, 3).flatten(1, 2)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents (B, C * m, l) -> log-mels (B, M, L), float32; ValueError for another shape."""
+        if latents.ndim != 3 or latents.shape[1] != self.size:
+            raise ValueError(f"latents have the shape {tuple(latents.shape)}, but the autoencoder takes (B, {self.size}, l)")
+        unscaled = latents.unflatten(1, (self.channels, -1)).transpose(2, 3) / self.model.config.scaling_factor
+        return self.model.decode(unscaled.to(self.model.dtype)).sample[:, 0].float().transpose(1, 2)  # type: ignore[no-any-return]
+
+
+def _read(folder: Path) -> Any:
+    import diffusers
+    import torch
+
+    kind = read_json(folder / CONFIG, "its publisher").get("_class_name")
+    if kind not in AUTOENCODERS:
+        raise ValueError(f"{folder} holds a {kind}, but expected {' or '.join(AUTOENCODERS)}: give the folder of the autoencoder")
+    return read_module(getattr(diffusers, kind), folder, torch_dtype=torch.float32, low_cpu_mem_usage=False)
+
+
+def build(card: str) -> Any:
+    """AudioLDM's autoencoder with random weights; None for the miniature."""
+    from diffusers import AutoencoderKL
+
+    coder = find_card(CARDS, card, "mel_vae").options.get("channels")
+    if coder is None:
+        return None
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
+    return AutoencoderKL(1, 1, block_out_channels=coder, latent_channels=8, layers_per_block=2, sample_size=512, **kinds)
+
+
+def tiny() -> dict[str, Callable[[], Frozen]]:
+    """Small random instances by class name."""
+
+    def build_tiny() -> MelVAE:
+        from diffusers import AutoencoderKL
+
+        kinds = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+        sizes = {"block_out_channels": (4, 8), "latent_channels": 2, "layers_per_block": 1, "norm_num_groups": 4}
+        return MelVAE.from_model(AutoencoderKL(1, 1, **kinds, **sizes), preset("miniature"))
+
+    return {"MelVAE": build_tiny}
+
+
+_FILES = ("vae/config.json", "vae/diffusion_pytorch_model.safetensors")
+CARDS: dict[str, Card] = {
+    "mini": Card(
+        "package:audioldm", dict.fromkeys(_FILES), "Apache-2.0", True, "recipes/miniature/mel_vae.yaml", 421_804,
+        sample_rate=16_000, options={"mel": "miniature"},
+    ),
+    "audioldm": Card(
+        "cvssp/audioldm-s-full-v2", dict.fromkeys(_FILES), "CC-BY-NC-SA-4.0", False,
+        "https://huggingface.co/cvssp/audioldm-s-full-v2", 55_376_873, sample_rate=16_000,
+        options={"mel": "audioldm", "channels": (128, 256, 512)},
+    ),
+}  # fmt: skip
