@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from trial import RESULTS, Panel, featured, load_recipe, over_seeds, pixels, spoken_score, streams, trained, unseen, waveforms
 
+from xmodal.data.atomic import write_beside
 from xmodal.foundation.audioldm import AudioLDM
 from xmodal.foundation.clap import AudioTower, TextTower
 from xmodal.foundation.clip import ImageTower
@@ -79,6 +80,7 @@ def main() -> None:
         kept = voice.model.decode(voice.model.encode(sounds))[:, : sounds.shape[1]]
 
     report: dict[str, Any] = {}
+    settings = {"count": len(clips), "world": world.VERSION, "guidance_scale": options.guidance, "steps": options.steps}
 
     def row(name: str, made: Tensor, embeddings: Tensor | None = None) -> None:
         scores = panel.score(made, METRICS)
@@ -89,6 +91,7 @@ def main() -> None:
             report[name]["spread"] /= spread(heard, clips)
             line += f"  cosine {report[name]['cosine']:.3f}  spread {report[name]['spread']:.2f}"
         print(line, flush=True)
+        write(report, settings)
 
     print(f"{len(clips)} unseen clips, world {world.VERSION}, guidance {options.guidance}, {options.steps} steps")
     row("real sounds", sounds, heard)
@@ -120,9 +123,14 @@ def main() -> None:
         row(name, voice(mapped), mapped)
 
     report["over seeds"] = compare(report, options.seeds)
-    settings = {"count": len(clips), "world": world.VERSION, "guidance_scale": options.guidance, "steps": options.steps}
+    write(report, settings)
+
+
+def write(report: dict[str, Any], settings: dict[str, Any]) -> None:
+    """After every row, so that a run that was stopped leaves what it found."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "v2a_mini.json").write_text(json.dumps({**settings, "rows": report}, indent=1) + "\n")
+    text = json.dumps({**settings, "rows": report}, indent=1) + "\n"
+    write_beside(RESULTS / "v2a_mini.json", lambda path: path.write_text(text, "utf-8"))
 
 
 def spread(embeddings: Tensor, clips: list[world.Clip]) -> float:

@@ -72,8 +72,19 @@ def test_resume_passes_over_what_is_there(pipe: Any, pictures: Path, tmp_path: P
     made = make(pictures, output=tmp_path / "out", resume=True)
     assert [path.name for path in made] == ["a dög.wav"]
     assert (tmp_path / "out" / "b.wav").read_bytes() == b"mine"
-    assert Image.open(tmp_path / "out" / "b.png").size[0] > 10
+    assert Image.open(tmp_path / "out" / "b.spectrogram.png").size[0] > 10
     assert not list((tmp_path / "out").glob(".partial*"))
+
+
+def test_no_input_is_replaced(pipe: Any, pictures: Path) -> None:
+    before = (pictures / "b.png").read_bytes()
+    made = make(pictures / "b.png", output=pictures, spectrogram=True)
+    assert [path.name for path in made] == ["b.spectrogram.png", "b.wav"]
+    assert (pictures / "b.png").read_bytes() == before
+    (pictures / "film.mp4").write_bytes(b"a film")
+    with pytest.raises(ValueError, match="take the place of the input .*film.mp4: give another --output"):
+        make(pictures / "film.mp4", output=pictures)
+    assert (pictures / "film.mp4").read_bytes() == b"a film"
 
 
 def test_a_video_gets_its_sound(pipe: Any, tmp_path: Path) -> None:

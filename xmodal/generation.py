@@ -47,7 +47,7 @@ def generate(
         to: ``image`` or ``audio``.
         adapter: name, folder, hub id or checkpoint; default: the built-in one for each input's modality.
         resume: pass over results that are there already.
-        spectrogram: a picture of each sound beside it.
+        spectrogram: a picture of each sound beside it, STEM.spectrogram.png.
         **options: of the pipeline's call: ``prompt``, ``negative_prompt``, ``query``, ``audio_length_in_s``; None leaves
             the adapter's own.
 
@@ -63,6 +63,9 @@ def generate(
         raise ValueError(f"two inputs have the same file name {twice!r}: their results would replace each other")
     folder = Path(output)
     names = {each: adapter or route(to, each.modality) for each in asked}
+    targets = {each: [folder / name for name in _names(each, num, "png" if to == "image" else "wav")] for each in asked}
+    for each in asked:
+        _check_not_inputs(each, targets[each])
     folder.mkdir(parents=True, exist_ok=True)
     options = {name: value for name, value in options.items() if value is not None}
     make = _pictures if to == "image" else _waveforms
@@ -72,7 +75,6 @@ def generate(
             if option not in signature(type(pipe).__call__).parameters:
                 raise ValueError(f"the adapter {name} has no option {option}: leave it out")
         mine = [each for each in asked if names[each] == name]
-        targets = {each: [folder / name for name in _names(each, num, "png" if to == "image" else "wav")] for each in mine}
         if resume:
             mine = [each for each in mine if not all(path.exists() for path in targets[each])]
         options_of_call = {**options, "num_inference_steps": steps, "guidance_scale": guidance}
@@ -137,15 +139,26 @@ def _write(target: Path, made: Any, asked: Asked, spectrogram: bool) -> Iterator
         from xmodal.report import spectrogram as draw
 
         mono = waveform.reshape(-1, waveform.shape[-1]).mean(0)
-        yield write_beside(target.with_suffix(".png"), draw(mono.numpy()).save)
+        # Not STEM.png: that is what a picture beside it is called, perhaps the very one that was asked about.
+        yield write_beside(target.with_suffix(".spectrogram.png"), draw(mono.numpy()).save)
     if asked.modality == "video":
         from xmodal.data.video import write_soundtrack
 
-        suffix = Path(asked.content).suffix.lower()
-        copy = target.with_suffix(suffix if suffix in (".mp4", ".mov", ".mkv") else ".mkv")
-        yield write_soundtrack(asked.content, waveform, rate, copy)
+        yield write_soundtrack(asked.content, waveform, rate, _copy(target, asked))
     # The sound comes last: where it is, all of its result is.
     yield write_sound(target, waveform.T, rate)
+
+
+def _copy(target: Path, asked: Asked) -> Path:
+    """Where the copy of a video with its new sound goes."""
+    suffix = Path(asked.content).suffix.lower()
+    return target.with_suffix(suffix if suffix in (".mp4", ".mov", ".mkv") else ".mkv")
+
+
+def _check_not_inputs(asked: Asked, targets: Sequence[Path]) -> None:
+    """Raise ValueError where the copy of a video would take the place of the video itself."""
+    if asked.modality == "video" and Path(asked.content).resolve() in [_copy(target, asked).resolve() for target in targets]:
+        raise ValueError(f"the result would take the place of the input {asked.content}: give another --output folder")
 
 
 def _sounds(inputs: Sequence[str | Path]) -> list[Asked]:

@@ -42,4 +42,4 @@ def test_generate_makes_a_sound_of_a_picture(tmp_path: Path) -> None:
     sound, rate = soundfile.read(tmp_path / "bell.wav")
     assert (rate, len(sound)) == (16_000, 40_000)
     assert abs(sound).max() > 0.01
-    assert (tmp_path / "bell.png").is_file()
+    assert (tmp_path / "bell.spectrogram.png").is_file()

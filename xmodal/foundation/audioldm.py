@@ -21,7 +21,7 @@ from xmodal.data.mel import AUDIOLDM, log_mel
 from xmodal.diffusion.original_names import below, hifigan_names, renamed, unet_names, vae_names
 from xmodal.diffusion.sampling import Generators, draw_noise, sample, with_guidance
 from xmodal.diffusion.training import denoising_loss
-from xmodal.foundation import laion_clap
+from xmodal.foundation import laion_clap, mel_vae
 from xmodal.foundation import vocoder as vocoders
 from xmodal.foundation.base import AudioGenerator, Card, Vocoder, find_card
 from xmodal.foundation.card import any_card, locate
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PARTS = ("unet", "vae", "scheduler")
-AUTOENCODERS = ("AutoencoderKL", "AutoencoderDC")
 NULL = "null_embedding"
 OFFICIAL = "https://github.com/haoheliu/AudioLDM"
 # Attention heads of the official code (channels // channels of one head) by the UNet's channels. diffusers' conversion
@@ -118,7 +117,7 @@ class AudioLDM(AudioGenerator):
     def _assemble(self, vae: Any, unet: Any, scheduler: Any, vocoder: Any, null_embedding: Tensor | None) -> None:
         from diffusers import DDPMScheduler
 
-        self.factor = getattr(vae, "spatial_compression_ratio", None) or 2 ** (len(vae.config.block_out_channels) - 1)
+        self.factor = mel_vae.factor_of(vae)
         _check_parts(vae, unet, vocoder, self.factor)
         self.vae, self.unet, self.vocoder, self.scheduler = vae, unet, vocoder, scheduler
         self.noise_scheduler = DDPMScheduler.from_config(scheduler.config)
@@ -333,17 +332,13 @@ def _load(folder: Path, heads: str, dtype: torch.dtype) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}: a diffusers folder holds them, copy them all")
     import diffusers
 
-    autoencoder = read_json(folder / "vae" / CONFIG, OFFICIAL).get("_class_name")
-    if autoencoder not in AUTOENCODERS:
-        raise ValueError(f"{folder / 'vae'} holds a {autoencoder}, but expected {' or '.join(AUTOENCODERS)}")
     channels = tuple(read_json(folder / "unet" / CONFIG, OFFICIAL).get("block_out_channels") or ())
     known = heads == "official" and channels in OFFICIAL_HEADS
     heads_of = {"attention_head_dim": OFFICIAL_HEADS[channels]} if known else {}  # diffusers' name for the number of heads
-    options: dict[str, Any] = {"torch_dtype": dtype, "low_cpu_mem_usage": False}
-    changed: dict[str, Any] = options | heads_of
+    options: dict[str, Any] = {"torch_dtype": dtype, "low_cpu_mem_usage": False, **heads_of}
     return {
-        "vae": read_module(getattr(diffusers, autoencoder), folder / "vae", **options),
-        "unet": read_module(diffusers.UNet2DConditionModel, folder / "unet", **changed),
+        "vae": mel_vae.read_autoencoder(folder / "vae", dtype),
+        "unet": read_module(diffusers.UNet2DConditionModel, folder / "unet", **options),
         "scheduler": read_scheduler(folder / "scheduler"),
     }
 
@@ -423,9 +418,9 @@ def _networks(
     groups: int = 32,
 ) -> dict[str, Any]:
     """UNet (no attention at the finest level, self-attention at the others) and VAE, with random weights."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import UNet2DConditionModel
 
-    others, levels = len(channels) - 1, len(coder)
+    others = len(channels) - 1
     shared = {"layers_per_block": layers, "norm_num_groups": groups}
     unet = UNet2DConditionModel(
         sample_size=128, in_channels=latent, out_channels=latent, block_out_channels=channels, cross_attention_dim=channels,
@@ -434,11 +429,7 @@ def _networks(
         up_block_types=(*("CrossAttnUpBlock2D",) * others, "UpBlock2D"), class_embed_type="simple_projection",
         projection_class_embeddings_input_dim=dim, class_embeddings_concat=True, **shared,
     )  # fmt: skip
-    vae = AutoencoderKL(
-        in_channels=1, out_channels=1, block_out_channels=coder, latent_channels=latent, sample_size=512,
-        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels, **shared,
-    )  # fmt: skip
-    return {"unet": unet, "vae": vae}
+    return {"unet": unet, "vae": mel_vae.kl(coder, latent, layers, groups)}
 
 
 def _ddim() -> Any:

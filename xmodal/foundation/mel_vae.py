@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from xmodal.data.mel import MelSpec, preset
@@ -38,7 +39,7 @@ class MelVAE(MelAutoencoder):
         super().__init__()
         kind = preset(mel or (CARDS[card].options["mel"] if card in CARDS else "audioldm"))
         folder = locate(find_card(CARDS, card, "mel_vae"), local_files_only)
-        self._assemble(_read(folder / "vae" if (folder / "vae").is_dir() else folder), kind)
+        self._assemble(read_autoencoder(folder / "vae" if (folder / "vae").is_dir() else folder), kind)
 
     @classmethod
     def from_model(cls, model: Any, mel: MelSpec) -> Self:
@@ -50,8 +51,7 @@ class MelVAE(MelAutoencoder):
 
     def _assemble(self, model: Any, mel: MelSpec) -> None:
         self.model, self.mel = model, mel
-        factor = getattr(model, "spatial_compression_ratio", None)  # which AutoencoderKL does not have
-        self.factor = factor or 2 ** (len(model.config.block_out_channels) - 1)
+        self.factor = factor_of(model)
         self.channels = model.config.latent_channels
         if model.config.in_channels != 1:
             raise ValueError(f"the autoencoder takes {model.config.in_channels} channels, but a log-mel has 1: give another")
@@ -77,38 +77,43 @@ class MelVAE(MelAutoencoder):
         return self.model.decode(unscaled.to(self.model.dtype)).sample[:, 0].float().transpose(1, 2)  # type: ignore[no-any-return]
 
 
-def _read(folder: Path) -> Any:
+def factor_of(model: Any) -> int:
+    """How many bands, and frames, become one in the latents of an autoencoder of diffusers."""
+    ratio = getattr(model, "spatial_compression_ratio", None)  # which AutoencoderKL does not have
+    return int(ratio or 2 ** (len(model.config.block_out_channels) - 1))
+
+
+def read_autoencoder(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """Read the AutoencoderKL or AutoencoderDC of a diffusers folder; raises ValueError for another class or damaged files."""
     import diffusers
-    import torch
 
     kind = read_json(folder / CONFIG, "its publisher").get("_class_name")
     if kind not in AUTOENCODERS:
         raise ValueError(f"{folder} holds a {kind}, but expected {' or '.join(AUTOENCODERS)}: give the folder of the autoencoder")
-    return read_module(getattr(diffusers, kind), folder, torch_dtype=torch.float32, low_cpu_mem_usage=False)
+    return read_module(getattr(diffusers, kind), folder, torch_dtype=dtype, low_cpu_mem_usage=False)
+
+
+def kl(channels: tuple[int, ...] = (128, 256, 512), latent: int = 8, layers: int = 2, groups: int = 32) -> Any:
+    """AudioLDM's AutoencoderKL, or one of other sizes, with random weights."""
+    from diffusers import AutoencoderKL
+
+    levels = len(channels)
+    return AutoencoderKL(
+        in_channels=1, out_channels=1, block_out_channels=channels, latent_channels=latent, sample_size=512,
+        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=layers, norm_num_groups=groups,
+    )  # fmt: skip
 
 
 def build(card: str) -> Any:
     """AudioLDM's autoencoder with random weights; None for the miniature."""
-    from diffusers import AutoencoderKL
-
     coder = find_card(CARDS, card, "mel_vae").options.get("channels")
-    if coder is None:
-        return None
-    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
-    return AutoencoderKL(1, 1, block_out_channels=coder, latent_channels=8, layers_per_block=2, sample_size=512, **kinds)
+    return None if coder is None else kl(coder)
 
 
 def tiny() -> dict[str, Callable[[], Frozen]]:
     """Small random instances by class name."""
-
-    def build_tiny() -> MelVAE:
-        from diffusers import AutoencoderKL
-
-        kinds = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-        sizes = {"block_out_channels": (4, 8), "latent_channels": 2, "layers_per_block": 1, "norm_num_groups": 4}
-        return MelVAE.from_model(AutoencoderKL(1, 1, **kinds, **sizes), preset("miniature"))
-
-    return {"MelVAE": build_tiny}
+    return {"MelVAE": lambda: MelVAE.from_model(kl((4, 8), latent=2, layers=1, groups=4), preset("miniature"))}
 
 
 _FILES = ("vae/config.json", "vae/diffusion_pytorch_model.safetensors")

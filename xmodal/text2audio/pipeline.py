@@ -22,7 +22,7 @@ Asked = Any
 are the frames of one video."""
 
 OUTPUT_TYPES = ("np", "pt")
-LIMITS = {"spectrograms": 1.0, "latents": 8.0}  # latents have about unit variance; the miniature's reach 7.3
+LIMITS = {"spectrograms": 1.0, "latents": 8.0}  # latents have about unit variance, and a few lie far out
 KARRAS_WITH_COSINE = (
     "use_karras_sigmas with the cosine schedule (squaredcos_cap_v2) samples worse than fewer steps without them: "
     "set use_karras_sigmas to False, or use_lu_lambdas to True"
