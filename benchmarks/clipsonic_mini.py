@@ -4,15 +4,16 @@ Asks the shipped generator, which was trained on pictures and sounds of the mini
 
     IQ   by the picture                        ZS   by the caption as it is
     PD   by the caption, through the prior that was trained on captions of all kinds
-    SD   by the caption, through the prior that was trained on the things' names alone
+    SD   by the thing's name, through the prior that was trained on the names alone
 
 and two supervised baselines by the caption: CLIP-TTA and CLAP-TTA start from the same generator and go on with pairs of caption
 and sound, for --training-steps.
 
-FAD is in the space of the tagger, tag_top1 is how often it hears the thing (chance: 1 in 18), CLAP the cosine of the sound with
-a sentence about what is to be heard. "gap closed": how much of the way from ZS to IQ a prior goes. The seeds are of the noise (of
-generator and prior); intervals: 95 %, Student's t over them. Also prints the gap of both modalities before and after a prior (MS
-is the free one, which moves by the difference of both means). Writes benchmarks/results/clipsonic_mini.json.
+"readable" is how often a small classifier, fitted to pictures, finds the thing in what the generator is told: no sound can do
+much better. FAD is in the space of the tagger, tag_top1 is how often it hears the thing (chance: 1 in 18), CLAP the cosine of the
+sound with a sentence about what is to be heard. "gap closed": how much of the way from ZS to IQ a prior goes. The seeds are of
+the noise (of generator and prior); intervals: 95 %, Student's t over them. Also prints the gap of both modalities before and
+after a prior (MS is the free one, which moves by the difference of both means). Writes benchmarks/results/clipsonic_mini.json.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from torch.nn import functional as F
 from trial import (
     RESULTS,
     Panel,
+    Reader,
     captions,
     featured,
     load_recipe,
@@ -52,6 +54,7 @@ from xmodal.miniature import world
 COLUMNS = ("tag_top1", "FAD", "CLAP")
 BASELINES = {"CLIP-TTA": "overlays/clipsonic_mini_clip_tta", "CLAP-TTA": "overlays/clipsonic_mini_clap_tta"}
 FRAMES = 160
+UNHEARD = ("MS", "PD unguided", "SD by captions")  # only looked at, no sounds are made
 
 
 def main() -> None:
@@ -79,12 +82,12 @@ def main() -> None:
     print("real sounds  " + "  ".join(f"{key} {value['value']:.3f}" for key, value in report["real sounds"].items()))
     values: dict[str, list[dict[str, Any]]] = {}
     for seed in options.seeds:
-        queries = conditions(clips, asked, seed)
+        queries = conditions(clips, asked, seed, pipes["CLIPSonic"].prior_options)
         if seed == options.seeds[0]:
-            report["modality gap"] = gaps(queries)
+            report["modality gap"], report["readable"] = gaps(queries), readable(queries, clips)
         queries |= {name: (ClipText() if name == "CLIP-TTA" else ClapText()).embed(asked) for name in BASELINES}
         for path, condition in queries.items():
-            if path == "MS":
+            if path in UNHEARD:
                 continue
             pipe = pipes.get(path, pipes["CLIPSonic"])
             if options.compile:
@@ -116,19 +119,37 @@ def baseline(name: str, steps: int, folder: Path) -> Any:
 
 
 @torch.no_grad()
-def conditions(clips: list[world.Clip], asked: list[str], seed: int) -> dict[str, Tensor]:
+def conditions(clips: list[world.Clip], asked: list[str], seed: int, prior: dict[str, Any]) -> dict[str, Tensor]:
     """What CLIPSonic is asked with, by query path: unit vectors (N, d)."""
     eyes, reader = ImageTower(), ClipText()
     text = F.normalize(reader.embed(asked), dim=-1)
     others = [world.sample("train", index) for index in range(1000)]
     shift = F.normalize(eyes.embed(pixels(others)), dim=-1).mean(0) - F.normalize(reader.embed(captions(others)), dim=-1).mean(0)
+    named = F.normalize(reader.embed([f"a photo of {clip.thing}" for clip in clips]), dim=-1)
+
+    def guess(card: str, given: Tensor, **options: Any) -> Tensor:
+        return DiffusionPrior(card).sample(given, generator=streams(len(given), 10 + seed), **options)
+
     return {
         "IQ": F.normalize(eyes.embed(pixels(clips)), dim=-1),
         "ZS": text,
-        "PD": DiffusionPrior("mini").sample(text, generator=streams(len(text), 10 + seed)),
-        "SD": DiffusionPrior("mini_names").sample(text, generator=streams(len(text), 10 + seed)),
+        "PD": guess("mini", text, **prior),
+        "SD": guess("mini_names", named, **prior),
+        "PD unguided": guess("mini", text),
+        "SD by captions": guess("mini_names", text, **prior),
         "MS": F.normalize(text + shift, dim=-1),
     }
+
+
+def readable(queries: dict[str, Tensor], clips: list[world.Clip]) -> dict[str, float]:
+    """How often the thing is found in each kind of condition."""
+    eyes, others = ImageTower(), [world.sample("train", index, seed=3) for index in range(4000)]
+    with torch.no_grad():
+        seen = torch.cat([eyes.embed(pixels(others[start : start + 250])) for start in range(0, len(others), 250)])
+    read = Reader(seen, others)
+    found = {path: read(given, clips) for path, given in queries.items()}
+    print("the thing is readable in " + "  ".join(f"{path} {share:.3f}" for path, share in found.items()))
+    return found
 
 
 def gaps(queries: dict[str, Tensor]) -> dict[str, Any]:

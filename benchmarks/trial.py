@@ -14,6 +14,7 @@ import torch
 from lightning import Trainer, seed_everything
 from omegaconf import OmegaConf
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from xmodal.judges import Item, View
@@ -90,6 +91,34 @@ def captions(clips: Sequence[world.Clip]) -> list[str]:
 def streams(count: int, seed: int = 0) -> list[torch.Generator]:
     """One seeded stream of noise for each sound, so that batches do not matter."""
     return [torch.Generator().manual_seed(1_000_000 * seed + index) for index in range(count)]
+
+
+class Reader:
+    """A classifier of two layers that finds the thing in embeddings (N, d) of any length: fitted to those of ``clips``."""
+
+    def __init__(self, embeddings: Tensor, clips: Sequence[world.Clip], steps: int = 800) -> None:
+        rows, self.size = F.normalize(embeddings.float(), dim=-1), embeddings.shape[1]
+        torch.manual_seed(0)
+        things = _things(clips)
+        self.net = torch.nn.Sequential(torch.nn.Linear(self.size, 256), torch.nn.SiLU(), torch.nn.Linear(256, len(world.THINGS)))
+        optimizer = torch.optim.AdamW(self.net.parameters(), 2e-3, weight_decay=0.05)
+        for _ in range(steps):
+            pick = torch.randint(len(rows), (128,))
+            noisy = rows[pick] * self.size**0.5 + 0.3 * torch.randn(128, self.size)
+            loss = F.cross_entropy(self.net(noisy), things[pick])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    @torch.no_grad()
+    def __call__(self, embeddings: Tensor, clips: Sequence[world.Clip]) -> float:
+        """Share of the clips whose thing is found in the embeddings that belong to them."""
+        found = self.net(F.normalize(embeddings.float(), dim=-1) * self.size**0.5).argmax(1)
+        return float((found == _things(clips)).float().mean())
+
+
+def _things(clips: Sequence[world.Clip]) -> Tensor:
+    return torch.tensor([world.THINGS.index(clip.thing) for clip in clips])
 
 
 class Panel:

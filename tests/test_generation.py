@@ -137,6 +137,22 @@ def test_options_of_the_other_direction_are_usage_errors(words: list[str], capsy
     assert "is of no use with --to" in capsys.readouterr().err
 
 
+def test_the_best_of_several_candidates_is_kept(tmp_path: Path) -> None:
+    """By CLAP: the kept sound is at least as near to what was asked for as a sound of the same noise alone."""
+    import xmodal
+
+    Image.new("RGB", (64, 64), (255, 200, 0)).save(tmp_path / "a.png")
+    asked = ["generate", str(tmp_path / "a.png"), "--to", "audio", "--steps", "2", "--adapter", "v2a-regression-mini", "-o"]
+    run([*asked, str(tmp_path / "one"), "--candidates", "1"])
+    run([*asked, str(tmp_path / "three"), "--candidates", "3"])
+    pipe = xmodal.pipeline("v2a-regression-mini")
+    sounds = [torch.from_numpy(soundfile.read(tmp_path / name / "a.wav", dtype="float32")[0])[None] for name in ("one", "three")]
+    one, three = (float(pipe.closeness(sound, pipe.encode([str(tmp_path / "a.png")]))) for sound in sounds)
+    assert three >= one - 1e-3
+    with pytest.raises(ValueError, match="clipsonic-mini has no option candidates: leave it out"):
+        run(["generate", "a bell", "--to", "audio", "--candidates", "2", "-o", str(tmp_path / "text")])
+
+
 def test_noise_follows_the_seed() -> None:
     first, again, other = (torch.randn(3, generator=generation._noise(2, seed)[1]) for seed in (0, 0, 5))
     assert torch.equal(first, again)

@@ -44,9 +44,13 @@ def generate(arguments: Sequence[str]) -> None:
     sounds = parser.add_argument_group("to audio")
     sounds.add_argument("--seconds", type=float, metavar="S", help="length (default: the adapter's own)")
     sounds.add_argument("--query", choices=["image", "text", "prior"], help="how CLIPSonic is asked (default: by input)")
+    best = "sounds made for each, of which CLAP keeps the one nearest to what it was asked for (pictures and videos; default: 1)"
+    sounds.add_argument("--candidates", type=_positive, metavar="K", help=best)
     sounds.add_argument("--spectrogram", action="store_true", help="a picture of each sound beside it")
     options = vars(parser.parse_args(arguments))
-    for name in {"image": ("seconds", "query", "spectrogram"), "audio": ("prompt", "negative_prompt")}[options["to"]]:
+    for name in {"image": ("seconds", "query", "candidates", "spectrogram"), "audio": ("prompt", "negative_prompt")}[
+        options["to"]
+    ]:
         if options[name]:
             parser.error(f"--{name.replace('_', '-')} is of no use with --to {options['to']}")
     options["audio_length_in_s"] = options.pop("seconds")

@@ -48,8 +48,8 @@ def generate(
         adapter: name, folder, hub id or checkpoint; default: the built-in one for each input's modality.
         resume: pass over results that are there already.
         spectrogram: a picture of each sound beside it, STEM.spectrogram.png.
-        **options: of the pipeline's call: ``prompt``, ``negative_prompt``, ``query``, ``audio_length_in_s``; None leaves
-            the adapter's own.
+        **options: of the pipeline's call: ``prompt``, ``negative_prompt``, ``query``, ``audio_length_in_s``,
+            ``candidates``; None leaves the adapter's own.
 
     Raises ValueError or OSError before anything is computed where inputs are missing, no adapter takes them, or the
     adapter has no such option.
@@ -146,7 +146,7 @@ def _write(target: Path, made: Any, asked: Asked, spectrogram: bool) -> Iterator
 
         yield write_soundtrack(asked.content, waveform, rate, _copy(target, asked))
     # The sound comes last: where it is, all of its result is.
-    yield write_sound(target, waveform.T, rate)
+    yield write_sound(target, waveform.mT if waveform.ndim == 2 else waveform, rate)
 
 
 def _copy(target: Path, asked: Asked) -> Path:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+import xmodal
 from tests.text2audio.parts import COLOURS, MEL, Eyes, Guess, Oracle, Reader, task
 from xmodal.data.mel import from_log_mel
 from xmodal.foundation.vocoder import GriffinLim
@@ -107,6 +108,25 @@ def test_prior_gets_words_generators_and_options() -> None:
     assert prior.asked["generator"] is generators
     assert prior.asked["tokens"].shape == (2, 5, 6)
     assert prior.asked["mask"].all()
+
+
+def test_defaults_of_the_prior_give_way_to_those_of_the_call() -> None:
+    eyes, prior = Eyes(), Guess()
+    options = {"candidates": 3, "guidance_scale": 2.0}
+    pipe = (
+        task(encoder=eyes, text_encoder=Reader(eyes), prior=prior, prior_options=options, num_inference_steps=1).eval().pipeline()
+    )
+    pipe.encode("red")
+    assert (prior.asked["candidates"], prior.asked["guidance_scale"]) == (3, 2.0)
+    pipe("red", prior_options={"candidates": 1})
+    assert (prior.asked["candidates"], prior.asked["guidance_scale"]) == (1, 2.0)
+
+
+def test_an_unknown_option_of_the_prior_is_named() -> None:
+    options = {"guidence_scale": 2.0}
+    pipe = xmodal.pipeline("clipsonic-mini")
+    with pytest.raises(ValueError, match=r"no 'guidence_scale' for a DiffusionPrior: choose from .*guidance_scale, candidates"):
+        pipe.encode("a dog", "prior", prior_options=options)
 
 
 @pytest.mark.parametrize("kind", ["v_prediction", "epsilon"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -57,7 +58,7 @@ class CLIPSonicPipeline:
         seconds: default length.
         guided: whether the generator was trained with hidden conditions.
         prediction_type, beta_schedule, num_train_timesteps: as trained.
-        guidance_scale, num_inference_steps: defaults of a call.
+        guidance_scale, num_inference_steps, prior_options: defaults of a call.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class CLIPSonicPipeline:
         num_train_timesteps: int = 1000,
         guidance_scale: float = 3.0,
         num_inference_steps: int = 25,
+        prior_options: Mapping[str, Any] | None = None,
     ) -> None:
         if generator.mel is None:
             raise ValueError("the generator does not know its kind of mel: call its bind() first")
@@ -96,6 +98,7 @@ class CLIPSonicPipeline:
         self.text_encoder = encoder if isinstance(encoder, TextEncoder) else text_encoder
         self.prior, self.query, self.seconds, self.guided = prior, query, seconds, guided
         self.guidance_scale, self.num_inference_steps = guidance_scale, num_inference_steps
+        self.prior_options = dict(prior_options or {})
         self._trained = {"prediction_type": prediction_type, "beta_schedule": beta_schedule}
         self._trained["num_train_timesteps"] = num_train_timesteps  # type: ignore[assignment]
         self._limit = LIMITS["spectrograms" if autoencoder is None else "latents"]
@@ -183,7 +186,8 @@ class CLIPSonicPipeline:
             raise ValueError("this pipeline has no text_encoder")
         text = self.text_encoder.embed([str(each) for each in several])
         if kind == "prior" and self.prior is not None:
-            options = dict(prior_options or {})
+            options = {**self.prior_options, **(prior_options or {})}
+            _check_options(self.prior, options)
             if getattr(self.prior, "reads_tokens", False):
                 options["tokens"], options["mask"] = self.text_encoder.states(several)
             text = self.prior.sample(text, generator=generator, **options)
@@ -220,7 +224,7 @@ class CLIPSonicPipeline:
             guidance_scale: at most 1 asks the generator once a step instead of twice.
             generator: one for the whole call, or one for each sound, which then depends on nothing else in the call.
             frames: of a video, evenly spaced, whose embeddings are averaged.
-            prior_options: of ``Prior.sample``: candidates, num_inference_steps.
+            prior_options: of ``Prior.sample``: candidates, guidance_scale, num_inference_steps; they go before the defaults.
             callback_on_step_end: called with (step, number of steps).
 
         Raises ValueError, or FileNotFoundError for a missing picture, before anything is generated.
@@ -268,6 +272,17 @@ class CLIPSonicPipeline:
         if self.autoencoder is not None:
             return self.autoencoder.decode(made)[..., :frames]
         return self.generator.denormalise(made.clamp(-1, 1))
+
+
+def _check_options(prior: Prior, options: Mapping[str, Any]) -> None:
+    """Raise ValueError for an option that the prior does not know; the free ones take all and need none."""
+    known = signature(prior.sample).parameters
+    if any(each.kind is Parameter.VAR_KEYWORD for each in known.values()):
+        return
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        names = ", ".join(name for name in known if name not in ("text_embedding", "tokens", "mask", "generator"))
+        raise ValueError(f"prior_options has no {unknown[0]!r} for a {type(prior).__name__}: choose from {names}")
 
 
 def scheduler_for(

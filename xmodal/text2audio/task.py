@@ -52,6 +52,7 @@ class CLIPSonic(AveragedTask):
         ema_decay: of the averaged weights that are validated, published and used; lower at the beginning.
         mel_low, mel_high: log-mel values that become -1 and 1; default silence, and 2.5 (3.3 from 44.1 kHz).
         guidance_scale, num_inference_steps: defaults of the pipeline that this generator ships with.
+        prior_options: likewise, of ``Prior.sample``: candidates, guidance_scale, num_inference_steps.
         weights: a published generator to start from: a built-in name, or a folder with ``adapter.safetensors``.
         predictions: folder that `predict_step` writes its sounds to.
         **task: optimizer and lr_scheduler factories, see :class:`xmodal.task.Task`.
@@ -83,6 +84,7 @@ class CLIPSonic(AveragedTask):
         mel_high: float | None = None,
         guidance_scale: float = 3.0,
         num_inference_steps: int = 25,
+        prior_options: dict[str, Any] | None = None,
         weights: str | None = None,
         predictions: Path = Path("outputs/predictions"),
         **task: Any,
@@ -111,6 +113,7 @@ class CLIPSonic(AveragedTask):
         }  # fmt: skip
         self.scheduler = scheduler_for(**self.noise_options, training=True)
         self.defaults: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
+        self.defaults["prior_options"] = prior_options
 
     @property
     def samples(self) -> int:
