@@ -32,7 +32,7 @@ def test_the_tagger_hears_what_was_asked_for(query: str) -> None:
     asked = pictures if query == "image" else texts
     made = xmodal.pipeline("clipsonic-mini")(asked, query=query, generator=noise, audio_length_in_s=2.5, output_type="pt")
     assert made.audios.shape == (36, 40_000)
-    assert right(made.audios, CLIPS) >= 18
+    assert right(made.audios, CLIPS) >= 22
     assert right(made.audios, CLIPS[1:] + CLIPS[:1]) <= 10
 
 
