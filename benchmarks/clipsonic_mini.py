@@ -19,7 +19,6 @@ after a prior (MS is the free one, which moves by the difference of both means).
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,14 +27,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from trial import (
-    RESULTS,
     Panel,
     Reader,
     captions,
     featured,
+    in_batches,
     load_recipe,
     over_seeds,
     pixels,
+    save,
     spoken_score,
     streams,
     trained,
@@ -47,13 +47,13 @@ import xmodal
 from xmodal.foundation.clap import TextTower as ClapText
 from xmodal.foundation.clip import ImageTower
 from xmodal.foundation.clip import TextTower as ClipText
-from xmodal.foundation.diffusion_prior import DiffusionPrior
+from xmodal.foundation.diffusion_prior import DiffusionPrior, MeanShift
 from xmodal.metrics.modality_gap import ModalityGap
 from xmodal.miniature import world
+from xmodal.miniature.training_sound import FRAMES
 
 COLUMNS = ("tag_top1", "FAD", "CLAP")
 BASELINES = {"CLIP-TTA": "overlays/clipsonic_mini_clip_tta", "CLAP-TTA": "overlays/clipsonic_mini_clap_tta"}
-FRAMES = 160
 UNHEARD = ("MS", "PD unguided", "SD by captions")  # only looked at, no sounds are made
 
 
@@ -63,14 +63,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=256)
     parser.add_argument("--training-steps", type=int, default=500, help="of each supervised baseline")
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--compile", action="store_true", help="torch.compile the generators: faster after a minute or two")
-    parser.add_argument("--train-only", action="store_true")
     parser.add_argument("--weights", type=Path, default=Path("outputs/clipsonic_mini"), help="keeps the trained baselines")
     options = parser.parse_args()
     options.weights.mkdir(parents=True, exist_ok=True)
     pipes = {name: baseline(name, options.training_steps, options.weights) for name in BASELINES}
-    if options.train_only:
-        return
     pipes["CLIPSonic"] = xmodal.pipeline("clipsonic-mini")
 
     clips = unseen(options.count)
@@ -81,17 +77,16 @@ def main() -> None:
     report: dict[str, Any] = {"real sounds": one(panel, waveforms(clips))}
     print("real sounds  " + "  ".join(f"{key} {value['value']:.3f}" for key, value in report["real sounds"].items()))
     values: dict[str, list[dict[str, Any]]] = {}
+    fixed = embedded(clips, asked)
     for seed in options.seeds:
-        queries = conditions(clips, asked, seed, pipes["CLIPSonic"].prior_options)
+        queries = conditions(fixed, seed, pipes["CLIPSonic"].prior_options)
         if seed == options.seeds[0]:
             report["modality gap"], report["readable"] = gaps(queries), readable(queries, clips)
-        queries |= {name: (ClipText() if name == "CLIP-TTA" else ClapText()).embed(asked) for name in BASELINES}
+        queries |= {name: fixed[name] for name in BASELINES}
         for path, condition in queries.items():
             if path in UNHEARD:
                 continue
             pipe = pipes.get(path, pipes["CLIPSonic"])
-            if options.compile:
-                pipe.generator.unet.compile()
             values.setdefault(path, []).append(one(panel, voiced(pipe, condition, options.steps, guidance, seed)))
             print(
                 f"seed {seed}  {path:<9}" + "  ".join(f"{key} {values[path][-1][key]['value']:.3f}" for key in COLUMNS),
@@ -105,8 +100,7 @@ def main() -> None:
     report["gap closed"] = closed(values)
     settings = {"count": len(clips), "world": world.VERSION, "training_steps": options.training_steps}
     settings |= {"guidance_scale": guidance, "steps": options.steps}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "clipsonic_mini.json").write_text(json.dumps({**settings, **report}, indent=1) + "\n")
+    save("clipsonic_mini", {**settings, **report})
 
 
 def baseline(name: str, steps: int, folder: Path) -> Any:
@@ -119,25 +113,37 @@ def baseline(name: str, steps: int, folder: Path) -> Any:
 
 
 @torch.no_grad()
-def conditions(clips: list[world.Clip], asked: list[str], seed: int, prior: dict[str, Any]) -> dict[str, Tensor]:
-    """What CLIPSonic is asked with, by query path: unit vectors (N, d)."""
+def embedded(clips: list[world.Clip], asked: list[str]) -> dict[str, Tensor]:
+    """What the towers make of the clips, their captions and their names, by query path where it is one: (N, d)."""
     eyes, reader = ImageTower(), ClipText()
-    text = F.normalize(reader.embed(asked), dim=-1)
     others = [world.sample("train", index) for index in range(1000)]
-    shift = F.normalize(eyes.embed(pixels(others)), dim=-1).mean(0) - F.normalize(reader.embed(captions(others)), dim=-1).mean(0)
-    named = F.normalize(reader.embed([f"a photo of {clip.thing}" for clip in clips]), dim=-1)
-
-    def guess(card: str, given: Tensor, **options: Any) -> Tensor:
-        return DiffusionPrior(card).sample(given, generator=streams(len(given), 10 + seed), **options)
-
+    text = F.normalize(reader.embed(asked), dim=-1)
+    shift = MeanShift.fit(reader.embed(captions(others)), eyes.embed(pixels(others)))
     return {
         "IQ": F.normalize(eyes.embed(pixels(clips)), dim=-1),
         "ZS": text,
-        "PD": guess("mini", text, **prior),
-        "SD": guess("mini_names", named, **prior),
-        "PD unguided": guess("mini", text),
-        "SD by captions": guess("mini_names", text, **prior),
-        "MS": F.normalize(text + shift, dim=-1),
+        "MS": shift.sample(text),
+        "names": F.normalize(reader.embed([f"a photo of {clip.thing}" for clip in clips]), dim=-1),
+        "CLIP-TTA": text,
+        "CLAP-TTA": ClapText().embed(asked),
+    }
+
+
+def conditions(fixed: dict[str, Tensor], seed: int, options: dict[str, Any]) -> dict[str, Tensor]:
+    """What CLIPSonic is asked with, by query path: unit vectors (N, d)."""
+    captions_prior, names_prior, text = DiffusionPrior("mini"), DiffusionPrior("mini_names"), fixed["ZS"]
+
+    def noise() -> list[torch.Generator]:
+        return streams(len(text), 10 + seed)
+
+    return {
+        "IQ": fixed["IQ"],
+        "ZS": text,
+        "PD": captions_prior.sample(text, generator=noise(), **options),
+        "SD": names_prior.sample(fixed["names"], generator=noise(), **options),
+        "PD unguided": captions_prior.sample(text, generator=noise()),
+        "SD by captions": names_prior.sample(text, generator=noise(), **options),
+        "MS": fixed["MS"],
     }
 
 
@@ -184,13 +190,12 @@ def separable(first: Tensor, second: Tensor) -> float:
 
 
 def voiced(pipe: Any, condition: Tensor, steps: int, guidance: float, seed: int = 0) -> Tensor:
-    """One sound for each condition, in batches."""
-    made = []
-    for start in range(0, len(condition), 32):
-        part = condition[start : start + 32]
-        mel = pipe.generate(part, FRAMES, steps, guidance, streams(start + len(part), seed)[start:])
-        made.append(pipe.vocoder(mel)[:, :40_000])
-    return torch.cat(made)
+    """One sound for each condition."""
+
+    def make(rows: Tensor, noise: list[torch.Generator]) -> Tensor:
+        return pipe.vocoder(pipe.generate(rows, FRAMES, steps, guidance, noise))[:, :40_000]  # type: ignore[no-any-return]
+
+    return in_batches(make, condition, seed)
 
 
 def one(panel: Panel, made: Tensor) -> dict[str, Any]:

@@ -10,7 +10,6 @@ Writes benchmarks/results/clipsonic_samplers.json.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from typing import Any
 
@@ -18,7 +17,7 @@ import diffusers
 import torch
 from clipsonic_mini import voiced
 from torch.nn import functional as F
-from trial import RESULTS, Panel, pixels, unseen
+from trial import Panel, pixels, save, unseen
 
 import xmodal
 from xmodal.miniature import world
@@ -34,12 +33,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapter", default="clipsonic-mini")
     parser.add_argument("--count", type=int, default=128)
-    parser.add_argument("--compile", action="store_true", help="torch.compile the generator: faster after a minute or two")
     options = parser.parse_args()
     clips = unseen(options.count)
     panel, pipe = Panel("text2audio", clips), xmodal.pipeline(options.adapter)
-    if options.compile:
-        pipe.generator.unet.compile()
     with torch.no_grad():
         condition = F.normalize(pipe.encoder.embed(pixels(clips)), dim=-1)
     first = pipe.scheduler.config
@@ -62,9 +58,7 @@ def main() -> None:
                 f"{seconds:.2f} s",
                 flush=True,
             )
-    RESULTS.mkdir(exist_ok=True)
-    report = {"adapter": options.adapter, "count": len(clips), "world": world.VERSION, "rows": rows}
-    (RESULTS / "clipsonic_samplers.json").write_text(json.dumps(report, indent=1) + "\n")
+    save("clipsonic_samplers", {"adapter": options.adapter, "count": len(clips), "world": world.VERSION, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ in benchmarks/v2a_mini.py. Intervals: 95 %, Student's t over the seeds. Writes b
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,22 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from trial import RESULTS, Panel, featured, load_recipe, over_seeds, pixels, spoken_score, streams, trained, unseen, waveforms
+from trial import (
+    Panel,
+    featured,
+    load_recipe,
+    over_seeds,
+    pixels,
+    save,
+    spoken_score,
+    streams,
+    things,
+    trained,
+    unseen,
+    waveforms,
+)
 from v2a_mini import MAPPERS, Voice, spread
 
-from xmodal.data.atomic import write_beside
 from xmodal.foundation.clap import AudioTower
 from xmodal.foundation.clip import ImageTower
 from xmodal.metrics.frechet import frechet_from_samples
@@ -89,11 +100,6 @@ def embedded(clips: list[world.Clip]) -> tuple[Tensor, Tensor]:
     return torch.cat([eye.embed(pixels(part)) for part in parts]), torch.cat([ear.embed(waveforms(part)) for part in parts])
 
 
-def things(clips: list[world.Clip]) -> Tensor:
-    """Number of each clip's thing."""
-    return torch.tensor([world.THINGS.index(clip.thing) for clip in clips])
-
-
 def judged(mapped: Tensor, heard: Tensor, clips: list[world.Clip]) -> dict[str, float]:
     """Mapped embeddings beside those of the real sounds."""
     made, real = F.normalize(mapped, dim=-1), F.normalize(heard, dim=-1)
@@ -118,9 +124,7 @@ def write(rows: dict[str, dict[str, list[float]]], options: argparse.Namespace) 
     """After every row, so that a run that was stopped leaves what it found."""
     means = {name: {key: asdict(over_seeds(values)) for key, values in each.items()} for name, each in rows.items()}
     settings = {"world": world.VERSION, **{k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}}
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps({**settings, "rows": rows, "over seeds": means}, indent=1) + "\n"
-    write_beside(RESULTS / "mapper_ambiguity.json", lambda path: path.write_text(text, "utf-8"))
+    save("mapper_ambiguity", {**settings, "rows": rows, "over seeds": means})
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from trial import pixels, streams, unseen, waveforms
 
 import xmodal
 from xmodal.data.mel import MINIATURE, log_mel
+from xmodal.data.soundfiles import write_sound
 from xmodal.foundation.beats import BEATs
 from xmodal.miniature import world
 
@@ -56,7 +57,9 @@ def main() -> None:
         "| picture | heard |\n|---|---|\n" + "\n".join(f"| {c.thing} | {name} |" for c, name in zip(chosen, heard, strict=True))
     )
     if options.sounds:
-        write(made, chosen)
+        (DOCS / "sounds").mkdir(exist_ok=True)
+        for index, (sound, clip) in enumerate(zip(made, chosen, strict=True)):
+            write_sound(DOCS / "sounds" / f"{index:02d}_{clip.thing}.wav", sound, pipe.generator.sample_rate)
 
 
 def cell(picture: torch.Tensor, real: torch.Tensor, made: torch.Tensor, thing: str, heard: str) -> Image.Image:
@@ -74,14 +77,6 @@ def cell(picture: torch.Tensor, real: torch.Tensor, made: torch.Tensor, thing: s
         drawn = Image.fromarray((255 * levels).astype(np.uint8)).resize((156 * SCALE, side))
         page.paste(drawn, (side + 2 * MARGIN, top + TEXT))
     return page
-
-
-def write(made: torch.Tensor, clips: list[world.Clip]) -> None:
-    import soundfile
-
-    (DOCS / "sounds").mkdir(exist_ok=True)
-    for index, (sound, clip) in enumerate(zip(made, clips, strict=True)):
-        soundfile.write(DOCS / "sounds" / f"{index:02d}_{clip.thing}.wav", sound.numpy(), 16_000)
 
 
 if __name__ == "__main__":

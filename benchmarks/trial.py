@@ -5,7 +5,8 @@ A task's frozen features are computed once and serve every seed. The judges are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from xmodal.data.atomic import write_beside
 from xmodal.judges import Item, View
 from xmodal.metrics.protocol import Score
 from xmodal.miniature import world
@@ -88,6 +90,25 @@ def captions(clips: Sequence[world.Clip]) -> list[str]:
     return [world.random_caption(clip, np.random.default_rng([clip.seed, 5])) for clip in clips]
 
 
+def things(clips: Sequence[world.Clip]) -> Tensor:
+    """Number of each clip's thing (N,)."""
+    return torch.tensor([world.THINGS.index(clip.thing) for clip in clips])
+
+
+def in_batches(make: Callable[[Tensor, list[torch.Generator]], Tensor], rows: Tensor, seed: int = 0, size: int = 32) -> Tensor:
+    """What ``make`` makes of rows and streams of noise, some at a time; a row's noise does not depend on the others."""
+    noise = streams(len(rows), seed)
+    parts = [make(rows[start : start + size], noise[start : start + size]) for start in range(0, len(rows), size)]
+    return torch.cat(parts)
+
+
+def save(name: str, report: Mapping[str, Any]) -> None:
+    """Write results/NAME.json whole."""
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps(report, indent=1) + "\n"
+    write_beside(RESULTS / f"{name}.json", lambda path: path.write_text(text, "utf-8"))
+
+
 def streams(count: int, seed: int = 0) -> list[torch.Generator]:
     """One seeded stream of noise for each sound, so that batches do not matter."""
     return [torch.Generator().manual_seed(1_000_000 * seed + index) for index in range(count)]
@@ -99,13 +120,13 @@ class Reader:
     def __init__(self, embeddings: Tensor, clips: Sequence[world.Clip], steps: int = 800) -> None:
         rows, self.size = F.normalize(embeddings.float(), dim=-1), embeddings.shape[1]
         torch.manual_seed(0)
-        things = _things(clips)
+        wanted = things(clips)
         self.net = torch.nn.Sequential(torch.nn.Linear(self.size, 256), torch.nn.SiLU(), torch.nn.Linear(256, len(world.THINGS)))
         optimizer = torch.optim.AdamW(self.net.parameters(), 2e-3, weight_decay=0.05)
         for _ in range(steps):
             pick = torch.randint(len(rows), (128,))
             noisy = rows[pick] * self.size**0.5 + 0.3 * torch.randn(128, self.size)
-            loss = F.cross_entropy(self.net(noisy), things[pick])
+            loss = F.cross_entropy(self.net(noisy), wanted[pick])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -114,11 +135,7 @@ class Reader:
     def __call__(self, embeddings: Tensor, clips: Sequence[world.Clip]) -> float:
         """Share of the clips whose thing is found in the embeddings that belong to them."""
         found = self.net(F.normalize(embeddings.float(), dim=-1) * self.size**0.5).argmax(1)
-        return float((found == _things(clips)).float().mean())
-
-
-def _things(clips: Sequence[world.Clip]) -> Tensor:
-    return torch.tensor([world.THINGS.index(clip.thing) for clip in clips])
+        return float((found == things(clips)).float().mean())
 
 
 class Panel:

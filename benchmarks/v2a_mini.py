@@ -18,7 +18,6 @@ Intervals: 95 %, bootstrap over clips for one row, Student's t over the seeds. W
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,22 +26,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from trial import (
-    RESULTS,
     Panel,
     Reader,
     featured,
+    in_batches,
     load_recipe,
     over_seeds,
     pixels,
+    save,
     spoken_score,
     streams,
+    things,
     trained,
     unseen,
     waveforms,
 )
 
-from xmodal.data.atomic import write_beside
-from xmodal.foundation.audioldm import AudioLDM
+import xmodal
 from xmodal.foundation.clap import AudioTower, TextTower
 from xmodal.foundation.clip import ImageTower
 from xmodal.foundation.vocoder import GriffinLim, HifiGan
@@ -57,26 +57,18 @@ MAPPERS = ("regression", "diffusion")
 
 
 class Voice:
-    """AudioLDM with fixed settings, in batches; the noise of a sound depends on its row alone."""
+    """The embedded AudioLDM with fixed settings; of several ``candidates`` CLAP keeps the nearest to the embedding."""
 
     def __init__(self, guidance_scale: float, steps: int) -> None:
-        self.model, self.ears = AudioLDM(), AudioTower()
-        self.options: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": steps}
+        self.pipe = xmodal.pipeline("v2a-regression-mini")
+        self.model, self.guidance_scale, self.steps = self.pipe.generator, guidance_scale, steps
 
     def __call__(self, embeddings: Tensor, candidates: int = 1) -> Tensor:
-        """With ``candidates`` the one is kept that CLAP hears nearest to the embedding."""
-        made, options = [], dict(self.options)
-        if candidates > 1:
-            options |= {"num_waveforms_per_embedding": candidates, "ranker": self.closeness}
-        for start in range(0, len(embeddings), 32):
-            part = embeddings[start : start + 32]
-            noise = streams(start + len(part))[start:]
-            made.append(self.model.generate(part, seconds=2.5, generator=noise, **options))
-        return torch.cat(made)
+        def make(rows: Tensor, noise: list[torch.Generator]) -> Tensor:
+            options = {"guidance_scale": self.guidance_scale, "generator": noise}
+            return self.pipe.generate(rows, 2.5, self.steps, candidates, **options)  # type: ignore[no-any-return]
 
-    @torch.no_grad()
-    def closeness(self, waveforms: Tensor, embeddings: Tensor) -> Tensor:
-        return F.cosine_similarity(self.ears.embed(waveforms), embeddings)
+        return in_batches(make, embeddings)
 
 
 def main() -> None:
@@ -86,15 +78,12 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=2.5)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--candidates", type=int, default=3, help="for the rows where the best of several is kept")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the UNet: faster after a minute or two")
     parser.add_argument("--weights", type=Path, default=Path("outputs/v2a_mini"), help="keeps the trained mappers")
     options = parser.parse_args()
     options.weights.mkdir(parents=True, exist_ok=True)
 
     clips = unseen(options.count)
     panel, voice = Panel("vision2audio", clips), Voice(options.guidance, options.steps)
-    if options.compile:
-        voice.model.unet.compile()
     sounds, pictures = waveforms(clips), pixels(clips)
     with torch.no_grad():
         heard, seen = AudioTower().embed(sounds), ImageTower().embed(pictures)
@@ -120,7 +109,7 @@ def main() -> None:
             report[name]["readable"] = read(embeddings, clips)
             line += "".join(f"  {key} {report[name][key]:.3f}" for key in ("cosine", "spread", "readable"))
         print(line, flush=True)
-        write(report, settings)
+        save("v2a_mini", {**settings, "rows": report})
 
     print(f"{len(clips)} unseen clips, world {world.VERSION}, guidance {options.guidance}, {options.steps} steps")
     row("real sounds", sounds, heard)
@@ -154,22 +143,15 @@ def main() -> None:
         row(name, voice(mapped), mapped)
 
     report["over seeds"] = compare(report, options.seeds)
-    write(report, settings)
-
-
-def write(report: dict[str, Any], settings: dict[str, Any]) -> None:
-    """After every row, so that a run that was stopped leaves what it found."""
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps({**settings, "rows": report}, indent=1) + "\n"
-    write_beside(RESULTS / "v2a_mini.json", lambda path: path.write_text(text, "utf-8"))
+    save("v2a_mini", {**settings, "rows": report})
 
 
 def spread(embeddings: Tensor, clips: list[world.Clip]) -> float:
     """Mean distance of unit vectors from the mean of their thing's."""
     unit = F.normalize(embeddings.float(), dim=-1)
-    things = torch.tensor([world.THINGS.index(clip.thing) for clip in clips])
-    centres = torch.stack([unit[things == each].mean(0) if (things == each).any() else unit[0] * 0 for each in range(18)])
-    return float((unit - centres[things]).norm(dim=-1).mean())
+    known = things(clips)
+    centres = torch.stack([unit[known == each].mean(0) if (known == each).any() else unit[0] * 0 for each in range(18)])
+    return float((unit - centres[known]).norm(dim=-1).mean())
 
 
 def compare(report: dict[str, Any], seeds: list[int]) -> dict[str, Any]:

@@ -48,9 +48,8 @@ def generate(arguments: Sequence[str]) -> None:
     sounds.add_argument("--candidates", type=_positive, metavar="K", help=best)
     sounds.add_argument("--spectrogram", action="store_true", help="a picture of each sound beside it")
     options = vars(parser.parse_args(arguments))
-    for name in {"image": ("seconds", "query", "candidates", "spectrogram"), "audio": ("prompt", "negative_prompt")}[
-        options["to"]
-    ]:
+    useless = {"image": ("seconds", "query", "candidates", "spectrogram"), "audio": ("prompt", "negative_prompt")}
+    for name in useless[options["to"]]:
         if options[name]:
             parser.error(f"--{name.replace('_', '-')} is of no use with --to {options['to']}")
     options["audio_length_in_s"] = options.pop("seconds")

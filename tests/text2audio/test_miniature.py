@@ -10,17 +10,9 @@ import soundfile
 import torch
 
 import xmodal
+from tests.miniature.hearing import CLIPS, right
 from xmodal.__main__ import run
-from xmodal.foundation.beats import BEATs
 from xmodal.miniature import world
-
-CLIPS = [world.sample("test", index, seed=3) for index in range(36)]
-
-
-def right(audios: torch.Tensor, clips: list[world.Clip]) -> int:
-    with torch.no_grad():
-        heard = BEATs().tag(audios)[:, : len(world.THINGS)].argmax(-1).tolist()
-    return sum(world.THINGS[index] == clip.thing for index, clip in zip(heard, clips, strict=True))
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from xmodal.data.mel import MINIATURE as MEL
 from xmodal.data.mel import log_mel
 from xmodal.diffusion.training import denoising_loss
+from xmodal.foundation import mel_vae
 from xmodal.foundation.audioldm import save_null_embedding
 from xmodal.foundation.base import Vocoder
 from xmodal.miniature.training import ZooTask, autoencoder
@@ -219,15 +220,15 @@ class TrainAudioLDM(ZooTask):
         ema_decay: float = 0.995,
         **task: Any,
     ) -> None:
-        from diffusers import AutoencoderDC, DDPMScheduler
+        from diffusers import DDPMScheduler
 
         from xmodal.foundation.clap import AudioTower, TextTower
 
         self.sizes = (block_out_channels, layers_per_block)
-        coder: Any = AutoencoderDC.from_pretrained(vae, torch_dtype=torch.float32, low_cpu_mem_usage=False)
+        coder = mel_vae.read_autoencoder(Path(vae))
         ears = AudioTower(clap)
         self.latent_channels, self.dim = coder.config.latent_channels, ears.dim
-        self.factor = 2 ** (len(coder.config.encoder_block_out_channels) - 1)
+        self.factor = mel_vae.factor_of(coder)
         super().__init__(output=output, ema_decay=ema_decay, **task)
         self.vae, self.ears, self.vocoder = coder.requires_grad_(False).eval(), ears, vocoder
         self.register_buffer("null", TextTower(clap).embed([""])[0])
