@@ -50,7 +50,7 @@ from xmodal.foundation.clip import TextTower as ClipText
 from xmodal.foundation.diffusion_prior import DiffusionPrior, MeanShift
 from xmodal.metrics.modality_gap import ModalityGap
 from xmodal.miniature import world
-from xmodal.miniature.training_sound import FRAMES
+from xmodal.miniature.training.sounds import FRAMES
 
 COLUMNS = ("tag_top1", "FAD", "CLAP")
 BASELINES = {"CLIP-TTA": "overlays/clipsonic_mini_clip_tta", "CLAP-TTA": "overlays/clipsonic_mini_clap_tta"}

@@ -22,8 +22,8 @@ import torch
 from lightning.pytorch import Trainer
 
 from xmodal.audio2image import AudioToken
+from xmodal.data.extraction import extract
 from xmodal.data.module import PairedMedia
-from xmodal.extraction import extract
 from xmodal.foundation.beats import BEATs
 from xmodal.foundation.stable_diffusion import StableDiffusion
 from xmodal.miniature.render import render
@@ -56,7 +56,13 @@ def main() -> None:
         with torch.inference_mode():
             task.features(item)
             start = time.process_time()
-            extract(task, media(manifest, folder / "cache", 16), Trainer(accelerator="cpu", **quiet), options.group, ("train",))  # type: ignore[arg-type]
+            extract(
+                task.frozen_features(),
+                media(manifest, folder / "cache", 16),
+                Trainer(accelerator="cpu", **quiet),
+                options.group,
+                ("train",),
+            )  # type: ignore[arg-type]
             speeds["extraction"] = clips / (time.process_time() - start)
             start = time.process_time()
             # The last group is left out as in training; what counts is what was read.

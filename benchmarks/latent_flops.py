@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from xmodal.data.mel import MelSpec, preset
 from xmodal.foundation import mel_vae
+from xmodal.foundation.mel import MelSpec, preset
 from xmodal.foundation.mel_vae import MelVAE
 from xmodal.text2audio import MelUNet
 

@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw
 from trial import pixels, streams, unseen, waveforms
 
 import xmodal
-from xmodal.data.mel import MINIATURE, log_mel
 from xmodal.data.soundfiles import write_sound
 from xmodal.foundation.beats import BEATs
+from xmodal.foundation.mel import MINIATURE, log_mel
 from xmodal.miniature import world
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
+from xmodal.data.extraction import extract
 from xmodal.data.module import PairedMedia
-from xmodal.extraction import extract
 from xmodal.miniature.render import render
 from xmodal.task import Task
 
@@ -129,7 +129,7 @@ def measure(name: str, folder: Path, manifest: Path, seconds: float) -> dict[str
         )
 
     start = time.process_time()
-    extract(task, media(folder), trainer(), splits=("train",))
+    extract(task.frozen_features(), media(folder), trainer(), splits=("train",))
     result: dict[str, Any] = {"batch": BATCH[name], "extraction_seconds": round(time.process_time() - start, 1)}
     speeds: dict[str, list[float]] = {"with_store": [], "computing": []}
     for _ in range(3):

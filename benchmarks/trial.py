@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from xmodal.data.atomic import write_beside
-from xmodal.judges import Item, View
+from xmodal.evaluation.judges import Item, View
+from xmodal.evaluation.suites import CLAP, CLIP, Judges, assemble, results
+from xmodal.files import write_beside
 from xmodal.metrics.protocol import Score
 from xmodal.miniature import world
 from xmodal.miniature.data import Clips, Featured, heard_caption, precompute
-from xmodal.suites import CLAP, CLIP, Judges, assemble, results
 from xmodal.task import Task, build
 
 RECIPES = Path(__file__).parent.parent / "recipes"

@@ -48,7 +48,7 @@ from xmodal.foundation.clip import ImageTower
 from xmodal.foundation.vocoder import GriffinLim, HifiGan
 from xmodal.miniature import world
 from xmodal.miniature.data import heard_caption
-from xmodal.miniature.training_sound import to_mel
+from xmodal.miniature.training.sounds import to_mel
 from xmodal.vision2audio import LinearMapper, MeanShift
 
 METRICS = ("tags", "FD", "FAD", "CS", "KL")

@@ -14,33 +14,23 @@ MODALITIES = ("audio2image", "vision2audio", "text2audio")
 # First part of a module's name below xmodal -> what it may import of xmodal. A name allows all that lies below it.
 ALLOWED: dict[str, set[str]] = {
     "__init__": {"registry", "routes"},
-    "__main__": {"", "registry", "generation", "cli", "task", "miniature"}
-    | {"parts", "licences", "pull", "importer", "doctor", "data", "extraction", "evaluation", "report"},
-    "cli": {"task", "registry", "testing"},
-    "catalogue": {"foundation.card", "frozen"},
-    "registry": {"catalogue", "foundation.card"},
-    "parts": {"registry", "foundation.card", "foundation.checkpoint"},
-    "licences": {"parts", "foundation.card"},
-    "pull": {"parts", "registry", "foundation.card"},
-    "importer": {"registry", "foundation.card"},
-    "doctor": {"", "registry", "foundation.card"},
-    "routes": {"registry", "task"},
-    "generation": {"routes", "data", "report"},
+    "__main__": {"", "commands"},
+    "files": set(),
     "frozen": set(),
-    "extraction": {"task", "data", "cli"},
-    "judges": {"data", "metrics", "registry"},
-    "suites": {"judges", "metrics"},
-    "evaluation": {"data.atomic", "judges", "suites", "metrics", "registry", "report"},
-    "report": {"evaluation", "judges", "data", "metrics"},
-    "testing": {"evaluation", "suites", "foundation.base"},
-    "modelcard": {"licences", "parts"},
-    "task": {"frozen", "modelcard", "foundation.base", "foundation.card", "data.atomic"},
-    "foundation": {"frozen", "foundation", "diffusion", "data.mel"},
+    "registry": {"registry", "files", "frozen"},
     "diffusion": {"diffusion"},
-    "data": {"data"},
-    "metrics": {"metrics", "foundation.base"},
-    "miniature": {"miniature", "foundation", "task", "data", "diffusion", "metrics"},
-    **{name: {name, "task", "frozen", "foundation.base", "diffusion", "data", "metrics"} for name in MODALITIES},
+    "foundation": {"frozen", "foundation", "diffusion", "registry.cards", "registry.checkpoint"},
+    "data": {"data", "files", "frozen"},
+    "metrics": {"metrics", "files", "foundation.base"},
+    "task": {"frozen", "files", "registry", "foundation.base"},
+    **{
+        name: {name, "task", "frozen", "files", "foundation.base", "foundation.mel", "diffusion", "data", "metrics"}
+        for name in MODALITIES
+    },
+    "routes": {"registry", "task"},
+    "evaluation": {"evaluation", "metrics", "data", "files", "registry", "foundation.base"},
+    "miniature": {"miniature", "foundation", "task", "frozen", "files", "data", "diffusion", "metrics"},
+    "commands": {"", "commands", "routes", "registry", "task", "data", "files", "evaluation", "miniature"},
 }
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from tests.tiny import tiny_stable_diffusion
-from xmodal import registry
 from xmodal.audio2image import AudioToken, AudioTokenEmbedder, MeanPoolEmbedder
 from xmodal.foundation.base import Adapter, AudioEncoder, AudioGenerator, ImageEncoder
+from xmodal.registry import models as registry
 from xmodal.task import Task
 from xmodal.vision2audio import DiffusionMapper, LinearMapper, MeanShift, RegressionMapper, V2AMapper
 

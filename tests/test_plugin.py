@@ -42,7 +42,8 @@ def test_listed_without_being_imported(installed: Path) -> None:
 def test_built_and_named_in_a_recipe(installed: Path) -> None:
     code = """
 import torch, xmodal
-from xmodal import licences, parts
+from xmodal.registry import licences
+from xmodal.registry import recipe as parts
 ear = xmodal.load("acme-ear")
 waveform = torch.randn(3, 8000)
 print(tuple(ear.embed(waveform).shape), tuple(ear.tokens(waveform).shape), ear.state_dict())

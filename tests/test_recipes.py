@@ -9,8 +9,8 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser, capture_parser
 
-from xmodal import cli
-from xmodal.registry import recipes_folder
+from xmodal.commands import lightning as cli
+from xmodal.registry.models import recipes_folder
 
 FOLDER = recipes_folder()
 RECIPES = sorted(FOLDER.rglob("*.yaml"))
@@ -25,7 +25,7 @@ def name(path: Path) -> str:
 def parser() -> ArgumentParser:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["xmodal", "fit"])
-        return capture_parser(cli.main)
+        return capture_parser(cli.run)
 
 
 def base_of(overlay: Path) -> Path:

@@ -12,10 +12,10 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "available", "load", "pipeline"]
 
 if TYPE_CHECKING:
-    from xmodal.registry import available, load
+    from xmodal.registry.models import available, load
     from xmodal.routes import pipeline
 
-_HOMES = {"pipeline": "xmodal.routes", "load": "xmodal.registry", "available": "xmodal.registry"}
+_HOMES = {"pipeline": "xmodal.routes", "load": "xmodal.registry.models", "available": "xmodal.registry.models"}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
 
@@ -66,6 +67,21 @@ class Frozen(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         self._prefix = prefix
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """What frozen parts make of a clip: worth computing once and storing.
+
+    ``compute`` turns a batch that holds ``inputs`` into tensors (B, ...) named ``outputs``; ``options`` are the settings
+    of ``parts`` that change the numbers (token layers, normalisation). A result may depend on nothing else.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    parts: tuple[Frozen, ...]
+    compute: Callable[[Mapping[str, Any]], dict[str, Tensor]]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _without_side_effect_on_seeds(construct: Callable[..., None]) -> Callable[..., None]:

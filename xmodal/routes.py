@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from xmodal.registry import adapters, suggest
+from xmodal.registry.models import adapters, suggest
 
 # (from, to) -> the built-in adapters that do it, best first.
 ROUTES: dict[tuple[str, str], tuple[str, ...]] = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -19,32 +18,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from xmodal.data.atomic import write_beside
+from xmodal.files import write_beside
 from xmodal.foundation.base import Adapter
-from xmodal.foundation.card import WEIGHTS
-from xmodal.frozen import Frozen
-from xmodal.modelcard import model_card
+from xmodal.frozen import Feature
+from xmodal.registry.cards import WEIGHTS
+from xmodal.registry.modelcard import model_card
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
 T = TypeVar("T")
 
 ADAPTER, RECIPE, CARD = "adapter.safetensors", "recipe.yaml", "README.md"
-
-
-@dataclass(frozen=True)
-class Feature:
-    """What frozen parts make of a clip: worth computing once and storing.
-
-    ``compute`` turns a batch that holds ``inputs`` into tensors (B, ...) named ``outputs``; ``options`` are the settings
-    of ``parts`` that change the numbers (token layers, normalisation). A result may depend on nothing else.
-    """
-
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    parts: tuple[Frozen, ...]
-    compute: Callable[[Mapping[str, Any]], dict[str, Tensor]]
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Task(LightningModule):

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from xmodal.data.atomic import clean_up
 from xmodal.data.features import FeatureStore, Key, Shard, stores
+from xmodal.files import clean_up
 
 KEY = Key("xmodal.foundation.clip.ImageTower:mini", "0123", {"size": 224, "crop": "centre"}, "pillow 12")
 CLIPS = [f"clip {i} é" for i in range(100)]
@@ -170,7 +170,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: py
 LIVING = """
 import sys, time
 from pathlib import Path
-from xmodal.data.atomic import write_whole
+from xmodal.files import write_whole
 def pieces():
     yield b"first"
     print("begun", flush=True)

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.data.test_video import FPS, numbers, write_video
 from xmodal.data.module import PairedMedia
 from xmodal.data.pan import from_known_pan, heard_pan, known_pan, panned
-from xmodal.task import Feature
+from xmodal.frozen import Feature
 
 RATE = 16_000
 

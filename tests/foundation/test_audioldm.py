@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from xmodal.data.mel import MINIATURE, log_mel
 from xmodal.diffusion import sampling
-from xmodal.diffusion.original_names import hifigan_names, unet_names, vae_names
 from xmodal.foundation import audioldm, vocoder
 from xmodal.foundation.audioldm import CARDS, OFFICIAL_HEADS, AudioLDM, import_checkpoint, save_null_embedding
+from xmodal.foundation.mel import MINIATURE, log_mel
+from xmodal.foundation.original_names import hifigan_names, unet_names, vae_names
 from xmodal.foundation.vocoder import GriffinLim, save
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -409,7 +409,7 @@ def test_open_clip_training_checkpoint(twins: Twins, tmp_path: Path) -> None:
 
 
 def test_mini_is_what_save_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xmodal.foundation.card.WEIGHTS", tmp_path)
+    monkeypatch.setattr("xmodal.registry.cards.WEIGHTS", tmp_path)
     for tower in (ImageTower, TextTower):
         with pytest.raises(FileNotFoundError, match="'package:clip' are not on this machine"):
             tower()

@@ -16,7 +16,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xmodal import registry
 from xmodal.foundation import base
 from xmodal.foundation.base import (
     AudioEncoder,
@@ -29,9 +28,10 @@ from xmodal.foundation.base import (
     TextEncoder,
     Vocoder,
 )
-from xmodal.foundation.card import readable
 from xmodal.frozen import Frozen
-from xmodal.pull import targets
+from xmodal.registry import models as registry
+from xmodal.registry.cards import readable
+from xmodal.registry.pull import targets
 
 SENTENCES = ["rain", "a dog barks at the gate", "two bells", "rain on a tin roof at night"]
 SECONDS = 1.1  # the shortest sound that every encoder hears
@@ -332,7 +332,7 @@ def test_missing_weights_end_in_one_sentence(model: str, tag: str, tmp_path: Pat
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("xmodal.foundation.card.WEIGHTS", tmp_path)
+    monkeypatch.setattr("xmodal.registry.cards.WEIGHTS", tmp_path)
     monkeypatch.setenv("XMODAL_CACHE", str(tmp_path))
     monkeypatch.setattr("socket.socket.connect", refused)
     card, said = registry.card(model, tag), []

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from xmodal import registry
 from xmodal.diffusion.embedding_diffusion import EmbeddingDiffusion, best_of
 from xmodal.diffusion.prior_network import PriorConfig, PriorNetwork, read_library_state
 from xmodal.foundation import diffusion_prior
@@ -34,6 +33,7 @@ from xmodal.foundation.diffusion_prior import (
     save,
     tiny,
 )  # fmt: skip
+from xmodal.registry import models as registry
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 CLIP = {"clip.clip.visual.proj": torch.zeros(2, 2)}

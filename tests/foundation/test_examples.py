@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from xmodal import registry
+from xmodal.registry import models as registry
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
 PAGE = PAGE[PAGE.index("## An example of each") :].partition("\n## ")[0]

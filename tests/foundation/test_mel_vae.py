@@ -12,12 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from xmodal.data.mel import AUDIOLDM, MINIATURE, MelSpec, log_mel
 from xmodal.foundation import audioldm, mel_vae
-from xmodal.foundation.card import WEIGHTS
+from xmodal.foundation.mel import AUDIOLDM, MINIATURE, MelSpec, log_mel
 from xmodal.foundation.mel_vae import CARDS, MelVAE
 from xmodal.miniature import world
-from xmodal.miniature.training import autoencoder
+from xmodal.miniature.training.zoo import autoencoder
+from xmodal.registry.cards import WEIGHTS
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "audioldm_tiny.safetensors"
 SMALL = MelSpec(16_000, 1024, 1024, 160, 16, 0.0, 8_000.0)

@@ -13,9 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from xmodal.data.mel import AUDIOLDM, PRESETS, MelSpec, log_mel, preset
 from xmodal.foundation import vocoder
 from xmodal.foundation.base import Vocoder
+from xmodal.foundation.mel import AUDIOLDM, PRESETS, MelSpec, log_mel, preset
 from xmodal.foundation.vocoder import BIGVGAN, CARDS, BigVGAN, GriffinLim, HifiGan, fuse_weight_norm, import_checkpoint, save
 from xmodal.miniature import world
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from xmodal.foundation import clap, clip
 from xmodal.miniature import world
 from xmodal.miniature.data import World, heard_caption
-from xmodal.miniature.training_embeddings import SHARPEST, TrainCLAP, TrainCLIP, TrainPair
+from xmodal.miniature.training.embeddings import SHARPEST, TrainCLAP, TrainCLIP, TrainPair
 
 PARTS = {
     TrainCLIP: ["pixels", "caption", "full_caption", "factors"],

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from tests.text2audio.parts import COLOURS, Eyes, Reader
 from xmodal.foundation.diffusion_prior import DiffusionPrior
-from xmodal.miniature.training_prior import TrainPrior
+from xmodal.miniature.training.prior import TrainPrior
 
 
 def pairs() -> list[dict[str, Any]]:

@@ -9,14 +9,13 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from xmodal.data.mel import log_mel, preset
 from xmodal.foundation import clap
 from xmodal.foundation.audioldm import AudioLDM
+from xmodal.foundation.mel import log_mel, preset
 from xmodal.foundation.vocoder import CARDS, HifiGan
 from xmodal.miniature.data import World
 from xmodal.miniature.tokenizer import build_tokenizer
-from xmodal.miniature.training import ZooTask
-from xmodal.miniature.training_sound import (
+from xmodal.miniature.training.sounds import (
     FRAMES,
     MEAN,
     MEL,
@@ -26,6 +25,7 @@ from xmodal.miniature.training_sound import (
     _spectral_distance,
     to_mel,
 )
+from xmodal.miniature.training.zoo import ZooTask
 
 SAMPLES = 40_960
 

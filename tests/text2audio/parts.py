@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmodal.data.mel import MelSpec
 from xmodal.foundation.base import ImageEncoder, MelAutoencoder, Prior, TextEncoder
+from xmodal.foundation.mel import MelSpec
 from xmodal.foundation.vocoder import GriffinLim
 from xmodal.text2audio import CLIPSonic, MelNetwork, MelUNet
 from xmodal.text2audio.pipeline import scheduler_for

@@ -14,7 +14,7 @@ from PIL import Image
 
 import xmodal
 from tests.text2audio.parts import COLOURS, MEL, Eyes, Guess, Oracle, Reader, task
-from xmodal.data.mel import from_log_mel
+from xmodal.foundation.mel import from_log_mel
 from xmodal.foundation.vocoder import GriffinLim
 from xmodal.text2audio import CLIPSonicPipeline
 from xmodal.text2audio.pipeline import check_scheduler, within

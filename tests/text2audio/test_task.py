@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tests.text2audio.parts import MEL, UNET, Eyes, Guess, Reader, batch, task
-from xmodal.data.mel import log_mel
 from xmodal.foundation.base import AudioEncoder
+from xmodal.foundation.mel import log_mel
 from xmodal.foundation.vocoder import GriffinLim
 from xmodal.task import Task
 from xmodal.text2audio import CLIPSonic

@@ -20,8 +20,8 @@ from tests.data.test_video import write_video
 from tests.text2audio import parts as text2audio
 from tests.vision2audio.parts import COLOURS, RATE, colour, task
 from xmodal.data import PairedMedia
+from xmodal.data.extraction import extract
 from xmodal.data.pan import from_known_pan, panned
-from xmodal.extraction import extract
 from xmodal.vision2audio import StereoPan
 
 PANS = {"red": -0.7, "green": 0.1, "blue": 0.7}
@@ -108,7 +108,7 @@ def test_a_pan_head_gets_the_pans_of_files_unasked(tmp_path: Path, cached: bool)
     one = task(adapter=partial(StereoPan, hidden_dim=16), optimizer=lambda found: torch.optim.AdamW(found, lr=1e-2))
     data = media(manifest, batch_size=5, cache=tmp_path / "cache" if cached else None)
     if cached:
-        report = extract(one, data, trainer(tmp_path))
+        report = extract(one.frozen_features(), data, trainer(tmp_path))
         assert sum("known_pan of 5 clips" in line for line in report) == 3
         for path in tmp_path.glob("*.wav"):
             content = path.stat()
@@ -139,7 +139,7 @@ def test_training_on_frames_computed_and_cached(tmp_path: Path) -> None:
         if count == 3:
             with pytest.warns(UserWarning, match="image_embedding are computed anew"):  # one frame's are not those of three
                 trainer(tmp_path).validate(task(), data, verbose=False)
-        extract(task(), data, trainer(tmp_path))
+        extract(task().frozen_features(), data, trainer(tmp_path))
         data = media(manifest, cache=tmp_path / "cache", frames=count, cache_dtype="float32")
         one = task(aggregation="per_frame")
         one.encoder.embed = None  # type: ignore[method-assign, assignment]  # nothing may look again

@@ -17,9 +17,10 @@ from torch import Tensor
 from xmodal.audio2image.embedder import AudioTokenEmbedder
 from xmodal.audio2image.losses import classification_loss, l1_loss, l2_loss
 from xmodal.audio2image.pipeline import AudioTokenPipeline
-from xmodal.data.atomic import write_beside
+from xmodal.files import write_beside
 from xmodal.foundation.base import Adapter, AudioEncoder, ImageGenerator
-from xmodal.task import Feature, Task
+from xmodal.frozen import Feature
+from xmodal.task import Task
 
 
 class AudioToken(Task):

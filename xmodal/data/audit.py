@@ -17,9 +17,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from xmodal.data.atomic import cannot_write
 from xmodal.data.manifest import Manifest, Row, write_manifest
 from xmodal.data.workers import run_isolated
+from xmodal.files import cannot_write
 
 SILENT = 1e-4  # peak, 80 dB below full scale
 CLIPPED_SHARE = 0.01  # of samples at full scale

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from xmodal.data.atomic import clean_up, write_whole
+from xmodal.files import clean_up, write_whole
 
 KEY, SHARD, FORMAT = "key.json", ".safetensors", "1"
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "U8": np.uint8}

@@ -14,7 +14,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from xmodal.data.atomic import write_whole
+from xmodal.files import write_whole
 
 PIECE = 1 << 24  # bytes
 UNKNOWN, THIS, OTHER = 0, 1, 2

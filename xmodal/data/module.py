@@ -143,7 +143,7 @@ class PairedMedia(LightningDataModule):
     def store(self, feature: Any, crop: str = "loudest") -> FeatureStore | None:
         """Where a task's feature belongs under these settings; None if its inputs change at every reading.
 
-        ``feature`` is a :class:`xmodal.task.Feature`. Raises ValueError without a ``cache`` folder.
+        ``feature`` is a :class:`xmodal.frozen.Feature`. Raises ValueError without a ``cache`` folder.
         """
         if self.cache is None:
             raise ValueError("the data has no cache folder: give --data.cache FOLDER")

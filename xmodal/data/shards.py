@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from uuid import uuid4
 
-from xmodal.data.atomic import cannot_write
+from xmodal.files import cannot_write
 
 TEXTS = {".txt": "text", ".cls": "label"}
 WORDS = {"text": ("text", "caption"), "label": ("label", "class"), "split": ("split",)}

@@ -10,7 +10,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from xmodal.data.atomic import write_beside
+from xmodal.files import write_beside
 
 Make = Callable[[list[int], list[torch.Generator]], tuple[Any, int]]
 """``(numbers of the clips to make, a generator for each) -> (sounds (N, T) or (N, T, C), their rate in Hz)``."""

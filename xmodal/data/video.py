@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xmodal.data.atomic import write_beside
 from xmodal.data.audio import resample
 from xmodal.data.codec import check_backend, read_frames
+from xmodal.files import write_beside
 
 POLICIES = ("at", "key")
 LONGEST = 3600.0  # seconds

@@ -17,15 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xmodal.data.mel import AUDIOLDM, log_mel
-from xmodal.diffusion.original_names import below, hifigan_names, renamed, unet_names, vae_names
 from xmodal.diffusion.sampling import Generators, draw_noise, sample, with_guidance
 from xmodal.diffusion.training import denoising_loss
 from xmodal.foundation import laion_clap, mel_vae
 from xmodal.foundation import vocoder as vocoders
 from xmodal.foundation.base import AudioGenerator, Card, Vocoder, find_card
-from xmodal.foundation.card import any_card, locate
-from xmodal.foundation.checkpoint import (
+from xmodal.foundation.clap import tables
+from xmodal.foundation.mel import AUDIOLDM, log_mel
+from xmodal.foundation.original_names import below, hifigan_names, renamed, unet_names, vae_names
+from xmodal.frozen import Frozen
+from xmodal.registry.cards import any_card, locate
+from xmodal.registry.checkpoint import (
     CONFIG,
     assign,
     only_tensors,
@@ -35,8 +37,6 @@ from xmodal.foundation.checkpoint import (
     read_scheduler,
     read_tensors,
 )  # fmt: skip
-from xmodal.foundation.clap import tables
-from xmodal.frozen import Frozen
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel

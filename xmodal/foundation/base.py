@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from xmodal.foundation.card import Card, find_card
 from xmodal.frozen import Frozen
+from xmodal.registry.cards import Card, find_card
 
 __all__ = [
     "Adapter", "AudioEncoder", "AudioGenerator", "Card", "Encoder", "ImageEncoder", "ImageGenerator", "MelAutoencoder", "Prior",

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodal.foundation.base import AudioEncoder, Card, find_card
-from xmodal.foundation.checkpoint import assign, read_folder, read_pickle, write_folder
 from xmodal.foundation.kaldi import HOP, MEL_BINS, SAMPLE_RATE, WINDOW, fbank
 from xmodal.frozen import Frozen
+from xmodal.registry.checkpoint import assign, read_folder, read_pickle, write_folder
 
 FBANK_MEAN, FBANK_STD = 15.41663, 6.55582  # of AudioSet, as published; the standard deviation is used twice over
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}

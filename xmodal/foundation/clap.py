@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodal.foundation.base import AudioEncoder, Card, TextEncoder
-from xmodal.foundation.card import any_card, instead, locate
-from xmodal.foundation.checkpoint import assign, only_tensors, read_json, read_pickle, read_tensors, write_folder
 from xmodal.frozen import Frozen
+from xmodal.registry.cards import any_card, instead, locate
+from xmodal.registry.checkpoint import assign, only_tensors, read_json, read_pickle, read_tensors, write_folder
 
 Crop = Literal["centre", "start", "windows"]
 Waveforms = Tensor | Sequence[Tensor]

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodal.foundation.base import Card, ImageEncoder, TextEncoder
-from xmodal.foundation.card import HUB, any_card, locate
-from xmodal.foundation.checkpoint import assign, only_tensors, read_json, read_pickle, write_folder
 from xmodal.frozen import Frozen
+from xmodal.registry.cards import HUB, any_card, locate
+from xmodal.registry.checkpoint import assign, only_tensors, read_json, read_pickle, write_folder
 
 Floats = tuple[float, ...]
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

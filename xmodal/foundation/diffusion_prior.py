@@ -21,9 +21,9 @@ from xmodal.diffusion.embedding_diffusion import EmbeddingDiffusion, Strided, be
 from xmodal.diffusion.prior_network import PriorConfig, PriorNetwork, read_library_state, version_ignored
 from xmodal.diffusion.sampling import Generators, Scheduler, with_guidance
 from xmodal.foundation.base import Card, Prior, find_card
-from xmodal.foundation.card import any_card, locate
-from xmodal.foundation.checkpoint import assign, only_tensors, read_folder, read_module, read_pickle, read_scheduler, write_folder
 from xmodal.frozen import Frozen
+from xmodal.registry.cards import any_card, locate
+from xmodal.registry.checkpoint import assign, only_tensors, read_folder, read_module, read_pickle, read_scheduler, write_folder
 
 HUB = "https://huggingface.co"
 

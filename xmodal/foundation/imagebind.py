@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodal.foundation.base import AudioEncoder, Card, Encoder, ImageEncoder, TextEncoder, find_card
-from xmodal.foundation.checkpoint import assign, only_tensors, read_folder, read_pickle, write_folder
 from xmodal.foundation.kaldi import MEL_BINS, SAMPLE_RATE, WINDOW, fbank
 from xmodal.frozen import Frozen
+from xmodal.registry.checkpoint import assign, only_tensors, read_folder, read_pickle, write_folder
 
 ORIGIN = "https://github.com/facebookresearch/ImageBind"
 CLIP = 32_000  # samples: two seconds

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal.foundation.base import ImageEncoder
-from xmodal.foundation.card import Card, find_card
-from xmodal.foundation.checkpoint import assign, only_tensors, read_folder, read_pickle, write_folder
 from xmodal.frozen import Frozen
+from xmodal.registry.cards import Card, find_card
+from xmodal.registry.checkpoint import assign, only_tensors, read_folder, read_pickle, write_folder
 
 SIZE, DIM, CLASSES = 299, 2048, 1008
 FILE = "weights-inception-2015-12-05-6726825d.pth"

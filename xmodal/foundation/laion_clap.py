@@ -24,12 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.foundation.base import AudioEncoder, Card, find_card
-from xmodal.foundation.card import locate
-from xmodal.foundation.checkpoint import assign, only_tensors, read_pickle
 from xmodal.foundation.clap import CARDS as CLAP_CARDS
 from xmodal.foundation.clap import LAION, TABLES, Crop, FrontEnd, Waveforms, tables, to_int16
 from xmodal.foundation.clap import AudioTower as ClapAudioTower
 from xmodal.frozen import Frozen
+from xmodal.registry.cards import locate
+from xmodal.registry.checkpoint import assign, only_tensors, read_pickle
 
 PACKAGE = "laion_clap"
 # What the package's networks compute when they are built; files list it beside the weights.

@@ -12,11 +12,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from xmodal.data.mel import MelSpec, preset
 from xmodal.foundation.base import Card, MelAutoencoder, find_card
-from xmodal.foundation.card import locate
-from xmodal.foundation.checkpoint import CONFIG, read_json, read_module
+from xmodal.foundation.mel import MelSpec, preset
 from xmodal.frozen import Frozen
+from xmodal.registry.cards import locate
+from xmodal.registry.checkpoint import CONFIG, read_json, read_module
 
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderDC")
 
@@ -28,7 +28,7 @@ class MelVAE(MelAutoencoder):
 
     Args:
         card: a name in `CARDS`, a diffusers folder of an AutoencoderKL or AutoencoderDC (or one with it below ``vae``).
-        mel: the kind of mel by its name in ``xmodal.data.mel.PRESETS``; default the card's, and AudioLDM's for a folder,
+        mel: the kind of mel by its name in ``xmodal.foundation.mel.PRESETS``; default the card's, and AudioLDM's for a folder,
             which does not tell.
         local_files_only: a card is looked up in the local hub cache only; False permits the download.
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodal.foundation.base import AudioEncoder, Card, find_card
-from xmodal.foundation.checkpoint import assign, only_tensors, read_folder, read_pickle, write_folder
 from xmodal.frozen import Frozen
+from xmodal.registry.checkpoint import assign, only_tensors, read_folder, read_pickle, write_folder
 
 FLOOR = 1e-10  # of the mel power, before the logarithm
 BLOCKS = 6

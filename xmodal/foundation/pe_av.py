@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodal.foundation.base import AudioEncoder, Card, Encoder, ImageEncoder, TextEncoder, find_card
-from xmodal.foundation.card import any_card, locate
-from xmodal.foundation.checkpoint import assign, read_json, read_tensors
 from xmodal.frozen import Frozen
+from xmodal.registry.cards import any_card, locate
+from xmodal.registry.checkpoint import assign, read_json, read_tensors
 
 if TYPE_CHECKING:
     from transformers import PeAudioVideoConfig, PeAudioVideoModel

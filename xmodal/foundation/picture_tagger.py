@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal.foundation.base import Card, ImageEncoder, find_card
-from xmodal.foundation.checkpoint import assign, read_folder
 from xmodal.frozen import Frozen
+from xmodal.registry.checkpoint import assign, read_folder
 
 
 class PictureTaggerModel(nn.Module):

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from xmodal.diffusion.sampling import Generators, sample, with_guidance
 from xmodal.diffusion.training import denoising_loss
 from xmodal.foundation.base import Card, ImageGenerator, find_card
-from xmodal.foundation.card import any_card, locate
-from xmodal.foundation.checkpoint import read_json, read_module, read_scheduler
 from xmodal.frozen import Frozen
+from xmodal.registry.cards import any_card, locate
+from xmodal.registry.checkpoint import read_json, read_module, read_scheduler
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from xmodal.diffusion.sampling import Generators, draw_noise
 from xmodal.foundation.base import Card, ImageGenerator
-from xmodal.foundation.card import any_card, locate
-from xmodal.foundation.checkpoint import read_module, read_scheduler
 from xmodal.foundation.stable_diffusion import DTYPES, StableDiffusion, read_parts, tiny_parts
 from xmodal.frozen import Frozen
+from xmodal.registry.cards import any_card, locate
+from xmodal.registry.checkpoint import read_module, read_scheduler
 
 PARTS = ("image_normalizer", "image_noising_scheduler")
 HUB_FILES = ["*/*.json", "tokenizer/merges.txt", "text_encoder/model.safetensors"] + [

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xmodal.data.mel import AUDIOLDM, PRESETS, MelSpec, from_log_mel, preset, stft, window
 from xmodal.foundation.base import Card, Vocoder, find_card
-from xmodal.foundation.card import locate
-from xmodal.foundation.checkpoint import (
+from xmodal.foundation.mel import AUDIOLDM, PRESETS, MelSpec, from_log_mel, preset, stft, window
+from xmodal.frozen import Frozen
+from xmodal.registry.cards import locate
+from xmodal.registry.checkpoint import (
     CONFIG,
     WEIGHTS,
     assign,
@@ -30,7 +31,6 @@ from xmodal.foundation.checkpoint import (
     read_tensors,
     write_folder,
 )  # fmt: skip
-from xmodal.frozen import Frozen
 
 if TYPE_CHECKING:
     from diffusers import MMAudioVocoder
@@ -132,7 +132,7 @@ class GriffinLim(Vocoder):
 
     Args:
         card: "gl", or the card of another vocoder, whose kind of mel is then read.
-        mel: the kind of mel by its name in ``xmodal.data.mel.PRESETS``; default the card's.
+        mel: the kind of mel by its name in ``xmodal.foundation.mel.PRESETS``; default the card's.
         iterations: passes between spectrum and waveform.
         momentum: share of the last step that is added; 0 is the original algorithm.
 

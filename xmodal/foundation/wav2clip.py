@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodal.foundation.base import AudioEncoder, Card, find_card
-from xmodal.foundation.checkpoint import assign, only_tensors, read_folder, read_pickle, write_folder
 from xmodal.frozen import Frozen
+from xmodal.registry.checkpoint import assign, only_tensors, read_folder, read_pickle, write_folder
 
 SAMPLE_RATE = 16_000
 FFT, HOP = 512, 353  # samples: 32 ms, 22 ms

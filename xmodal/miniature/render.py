@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from xmodal.data.atomic import write_beside
+from xmodal.files import write_beside
 from xmodal.miniature import world
 
 

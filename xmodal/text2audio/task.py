@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xmodal.data.audio import resample
-from xmodal.data.mel import MelSpec, log_mel
 from xmodal.data.soundfiles import write_missing
 from xmodal.diffusion.training import denoising_loss
 from xmodal.foundation.base import AudioEncoder, Encoder, ImageEncoder, MelAutoencoder, Prior, TextEncoder, Vocoder
-from xmodal.task import AveragedTask, Feature
+from xmodal.foundation.mel import MelSpec, log_mel
+from xmodal.frozen import Feature
+from xmodal.task import AveragedTask
 from xmodal.text2audio.pipeline import CLIPSonicPipeline, Query, scheduler_for
 from xmodal.text2audio.unet import MelNetwork, MelUNet
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xmodal.data.mel import MelSpec
 from xmodal.foundation.base import Adapter
+from xmodal.foundation.mel import MelSpec
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from xmodal.data.pan import from_known_pan, known_pan
 from xmodal.data.soundfiles import write_missing
 from xmodal.foundation.base import AudioEncoder, AudioGenerator, ImageEncoder
-from xmodal.frozen import Frozen
-from xmodal.task import AveragedTask, Feature
+from xmodal.frozen import Feature, Frozen
+from xmodal.task import AveragedTask
 from xmodal.vision2audio.frames import Aggregation, aggregate, check_aggregation
 from xmodal.vision2audio.pipeline import V2AMapperPipeline
 from xmodal.vision2audio.regression import Mapper, RegressionMapper

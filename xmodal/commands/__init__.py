@@ -1,0 +1,1 @@
+"""The commands of `xmodal`: one file a noun, each with its parser."""

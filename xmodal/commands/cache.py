@@ -1,0 +1,85 @@
+"""`xmodal cache ls | verify | rm`: what feature stores there are. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+
+from xmodal.commands.terminal import print_table
+from xmodal.data.features import stores
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Compute a recipe's frozen features once, or manage what is stored."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: xmodal cache --config RECIPE --data.manifest FILE --data.cache FOLDER [options of xmodal fit]")
+        print("       xmodal cache {ls,verify,rm} [STORE] [--folder FOLDER]\n\nSee docs/data.md.")
+        return
+    if not arguments[0].startswith("-"):
+        manage(arguments)
+        return
+    sys.argv = ["xmodal", *arguments]
+    sys.path.append(os.getcwd())  # last, as for fit
+    _fill()
+
+
+def _fill() -> None:
+    """Compute what a recipe's frozen parts make of its clips; reads sys.argv as `xmodal fit` does."""
+    from xmodal.commands.lightning import parse_without_running
+    from xmodal.data.extraction import extract
+
+    cli = parse_without_running()
+    cli.trainer.logger = None
+    for line in extract(cli.model.frozen_features(), cli.datamodule, cli.trainer):
+        if cli.trainer.is_global_zero:
+            print(line)
+
+
+def manage(arguments: Sequence[str]) -> None:
+    """Parse and run; raises SystemExit with status 2 for bad usage, ValueError for damaged or unknown stores."""
+    parser = ArgumentParser("xmodal cache", description="Feature stores. `xmodal cache --config RECIPE` fills them.")
+    parser.add_argument("what", choices=["ls", "verify", "rm"], help="list, read and compare every byte, remove one")
+    parser.add_argument("store", nargs="?", help="name of the store to remove")
+    parser.add_argument("--folder", type=Path, default=Path("outputs/cache"), help="of the stores (default: outputs/cache)")
+    options = parser.parse_args(arguments)
+    if options.what == "ls":
+        rows = listing(options.folder)
+        print_table(rows)
+    elif options.what == "verify":
+        if damaged := verify(options.folder):
+            raise ValueError(f"{len(damaged)} shards are damaged: {'; '.join(damaged)}")
+        print(f"{len(stores(options.folder))} stores are as they were written")
+    elif options.store is None:
+        parser.error("rm needs the name of a store: see xmodal cache ls")
+    else:
+        print(f"removed {remove(options.folder, options.store)}")
+
+
+def listing(folder: Path) -> list[tuple[str, ...]]:
+    """One row for each store below a folder: name, rows, unreadable clips, megabytes, model."""
+    rows: list[tuple[str, ...]] = [("store", "rows", "unreadable", "MB", "model")]
+    for store in stores(folder):
+        size = sum(path.stat().st_size for path in store.root.iterdir())
+        rows.append((store.root.name, str(len(store)), str(len(store.failures())), f"{size / 1e6:.1f}", store.key.model))
+    return rows
+
+
+def verify(folder: Path) -> list[str]:
+    """Return one sentence for each damaged shard below a folder; reads every byte, and removes what killed writers left."""
+    found = stores(folder)
+    for store in found:
+        store.clean_up()
+    return [reason for store in found for _, reason in store.verify()]
+
+
+def remove(folder: Path, name: str) -> Path:
+    """Remove one store; raises ValueError for a name that is no store of this folder."""
+    known = {store.root.name: store.root for store in stores(folder)}
+    if name not in known:
+        raise ValueError(f"{folder} has no store {name!r}: it holds {', '.join(known) or 'none'}")
+    shutil.rmtree(known[name])
+    return known[name]

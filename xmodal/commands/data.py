@@ -1,0 +1,72 @@
+"""`xmodal data prepare | audit`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from xmodal.commands.terminal import progress
+
+KINDS = ("folder", "class-folders", "vggsound", "audiocaps", "clotho", "music", "imagehear", "webdataset")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse and run; raises SystemExit with status 2 for bad usage, and what the commands raise."""
+    parser = ArgumentParser("xmodal data", description="Manifests: made from data sets as they lie on disk, and audited.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    prepare = commands.add_parser("prepare", help="write the manifest of a folder or a public data set")
+    prepare.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
+    prepare.add_argument("source", type=Path, metavar="FOLDER", help="where the data set lies")
+    prepare.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: FOLDER/manifest.jsonl")
+    for split in ("validation", "test"):
+        text = f"share of the clips without a split that are for {split} (default: 0)"
+        prepare.add_argument(f"--{split}", type=float, default=0.0, metavar="SHARE", help=text)
+    prepare.set_defaults(run=_prepare)
+    audit = commands.add_parser("audit", help="decode every clip and say what is wrong with it")
+    audit.add_argument("manifest", type=Path, metavar="MANIFEST")
+    audit.add_argument("--json", type=Path, metavar="FILE", help="write the whole report")
+    audit.add_argument("--clean", type=Path, metavar="FILE", help="write a manifest of the usable clips")
+    audit.add_argument("--journal", type=Path, metavar="FILE", help="what is known already (default: MANIFEST.journal)")
+    audit.add_argument("--shortest", type=float, default=1.0, metavar="S", help="seconds of sound a clip must have (default: 1)")
+    audit.add_argument("--limit", type=float, default=10.0, metavar="S", help="seconds that a file may take (default: 10)")
+    audit.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="N", help="default: one for each core")
+    audit.set_defaults(run=_audit)
+    options = parser.parse_args(arguments)
+    options.run(options)
+
+
+def _prepare(options: Namespace) -> None:
+    from xmodal.data.prepare import prepare
+
+    manifest = options.output or options.source / "manifest.jsonl"
+    count, missing = prepare(options.kind, options.source, manifest, options.validation, options.test)
+    print(f"{manifest}: {count} clips")
+    if missing:
+        first = ", ".join(missing[:3])
+        print(f"{len(missing)} clips are listed but not there, first {first}", file=sys.stderr)
+
+
+def _audit(options: Namespace) -> None:
+    from xmodal.data.audit import audit, report, write_clean
+    from xmodal.files import write_whole
+
+    if options.processes < 1:
+        raise ValueError(f"--processes must be at least 1, not {options.processes}")
+    journal = options.journal or options.manifest.with_name(options.manifest.name + ".journal")
+    findings = audit(options.manifest, journal, options.shortest, options.processes, options.limit, progress("clips"))
+    content = report(findings, options.manifest)
+    print(f"{content['clips']} clips, {content['usable']} usable")
+    for name, fault in content["faults"].items():
+        if fault["clips"]:
+            print(f"  {fault['clips']:>8}  {name:<10} {fault['meaning']}")
+    for name, split in content["splits"].items():
+        print(f"  split {name}: {split['usable']} of {split['clips']} usable")
+    if options.json:
+        write_whole(options.json, [(json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()])
+        print(options.json)
+    if options.clean:
+        print(f"{options.clean}: {write_clean(options.manifest, findings, options.clean)} clips")

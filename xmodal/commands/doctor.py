@@ -1,0 +1,215 @@
+"""`xmodal doctor`: what of this installation works, which weights are here, and the command that mends what does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import xmodal
+from xmodal.registry import models as registry
+from xmodal.registry.cards import Card, hub_cache, own_cache, readable, sha256
+
+PACKAGES = (
+    "torch", "torchvision", "torchaudio", "lightning", "jsonargparse", "omegaconf", "diffusers", "transformers",
+    "open_clip_torch", "soundfile", "av", "torchmetrics", "safetensors", "huggingface_hub", "pillow", "numpy",
+)  # fmt: skip
+OPTIONAL = {"torchcodec": "codec", "scipy": "eval", "gradio": "demo", "webdataset": "wds", "laion-clap": "clap"}
+HEADER_LIMIT = 100_000_000  # bytes that the format allows for the list of tensors
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: ``ok``, ``note`` (nothing to worry about) or ``broken`` (of what the package itself brings)."""
+
+    section: str
+    name: str
+    state: str
+    text: str
+    mend: str = ""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Report on the installation; exits with status 1 where something that the package brings is broken."""
+    parser = ArgumentParser("xmodal doctor", description="What works, which weights are here, and what mends the rest.")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--fast", action="store_true", help="compare no sha256, so read no weights")
+    options = parser.parse_args(arguments)
+    findings = examine(hashes=not options.fast)
+    print(as_json(findings) if options.json else "\n".join(lines(findings)))
+    if broken(findings):
+        raise SystemExit(1)
+
+
+def examine(hashes: bool = True) -> list[Finding]:
+    """Return all findings; ``hashes`` false leaves out reading the weights to compare their sha256."""
+    found = [Finding("system", "python", "ok", f"{platform.python_version()} on {platform.platform()}")]
+    found += [Finding("system", "xmodal", "ok", f"{xmodal.__version__} at {Path(xmodal.__file__).parent}")]
+    return [*found, *_packages(), *_accelerators(), *_decoders(), *_caches(), *_weights(hashes), *_adapters()]
+
+
+def broken(findings: list[Finding]) -> bool:
+    """Tell whether anything that the package itself brings, or needs, does not work."""
+    return any(each.state == "broken" for each in findings)
+
+
+def lines(findings: list[Finding]) -> Iterator[str]:
+    """Yield the report for people."""
+    section = ""
+    for each in findings:
+        if each.section != section:
+            section = each.section
+            yield f"\n{section}" if section != findings[0].section else section
+        mark = {"ok": "  ", "note": "- ", "broken": "! "}[each.state]
+        yield f"  {mark}{each.name}: {each.text}"
+        if each.mend:
+            yield f"      {each.mend}"
+    count = sum(each.state == "broken" for each in findings)
+    yield f"\n{count} broken: see the lines with !" if count else "\nnothing is broken"
+
+
+def as_json(findings: list[Finding]) -> str:
+    """Return the report for programs: ``{"broken": bool, "findings": [...]}``."""
+    return json.dumps({"broken": broken(findings), "findings": [asdict(each) for each in findings]}, indent=1)
+
+
+def _packages() -> Iterator[Finding]:
+    for name in PACKAGES:
+        try:
+            yield Finding("packages", name, "ok", version(name))
+        except PackageNotFoundError:
+            yield Finding("packages", name, "broken", "not installed", f"pip install {name}")
+    for name, extra in OPTIONAL.items():
+        try:
+            yield Finding("packages", name, "ok", version(name))
+        except PackageNotFoundError:
+            yield Finding("packages", name, "note", "optional, not installed", f"pip install 'xmodal[{extra}]'")
+
+
+def _accelerators() -> Iterator[Finding]:
+    try:
+        import torch
+    except Exception as error:  # a broken build of torch fails in many ways
+        yield Finding(
+            "devices", "torch", "broken", f"cannot be imported ({_reason(error)})", "pip install --force-reinstall torch"
+        )
+        return
+    yield Finding("devices", "cpu", "ok", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            device = torch.cuda.get_device_properties(index)
+            text = f"{device.name}, {readable(device.total_memory)}, CUDA {torch.version.cuda}"
+            yield Finding("devices", f"cuda:{index}", "ok", text)
+    else:
+        why = "this torch is built without it" if torch.version.cuda is None else "no device or driver answers"
+        yield Finding("devices", "cuda", "note", f"none ({why})")
+    if torch.backends.mps.is_available():
+        yield Finding("devices", "mps", "ok", "available")
+
+
+def _decoders() -> Iterator[Finding]:
+    for name, what in (("soundfile", "sound files"), ("av", "containers and video"), ("torchcodec", "video, optional")):
+        try:
+            module = import_module(name)
+            inner = getattr(module, "__libsndfile_version__", None) or getattr(module, "ffmpeg_version_info", None)
+            text = f"{what}; {f'library {inner}' if inner else 'works'}"
+            yield Finding("decoders", name, "ok", text)
+        except Exception as error:  # missing shared libraries raise OSError or RuntimeError
+            needed = name != "torchcodec"
+            mend = f"pip install --force-reinstall {name}" if needed else "pip install 'xmodal[codec]', and FFmpeg's libraries"
+            yield Finding("decoders", name, "broken" if needed else "note", f"{what}; {_reason(error)}", mend)
+
+
+def _caches() -> Iterator[Finding]:
+    for name, folder, variable in (("hub", hub_cache(), "HF_HOME"), ("xmodal", own_cache(), "XMODAL_CACHE")):
+        text = readable(_size(folder)) if folder.is_dir() else "empty"
+        yield Finding("caches", name, "ok", f"{folder}, {text} ({variable} moves it)")
+
+
+def _weights(hashes: bool) -> Iterator[Finding]:
+    for model in registry.available():
+        for tag in registry.listing(model).cards:
+            yield _card(registry.card(model, tag), hashes)
+
+
+def _card(card: Card, hashes: bool) -> Finding:
+    """Report on one card: present, right (its sha256 was compared), damaged, incomplete or missing."""
+    if card.shipped and not card.files:
+        return Finding("weights", card.name, "ok", "needs none")
+    bad, place = "broken" if card.shipped else "note", card.find()
+    again = "pip install --force-reinstall xmodal" if card.shipped else f"xmodal pull {card.name}"
+    if place is None:
+        if card.shipped:
+            return Finding("weights", card.name, bad, f"missing: {card.place} does not exist", again)
+        size = readable(card.size) if card.size else "size unknown"
+        gate = ", gated: unknown" if card.repository else ""
+        if card.source.startswith("recipe:"):
+            return Finding("weights", card.name, bad, "not trained yet", f"xmodal fit --config {card.origin}")
+        mend = again if card.repository or card.address else f"by hand from {card.origin}, to {card.place}"
+        some = "incomplete" if card.place.exists() else "missing"
+        return Finding("weights", card.name, bad, f"{some} ({size}, {card.licence}{gate})", mend)
+    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+    names = {path: str(path.relative_to(place)) if place.is_dir() else path.name for path in files}
+    lacks = card.lacking(place) if place.is_dir() else []
+    wrong = [f"{names[path]} ({why})" for path in files if (why := damage(path))]
+    known = {path: _published(path, card.files.get(names[path])) for path in files} if hashes else {}
+    wrong += [f"{names[path]} (another sha256)" for path, hash_ in known.items() if hash_ and sha256(path) != hash_]
+    if lacks or wrong:
+        text = "; ".join([f"lacks {', '.join(lacks)}"] * bool(lacks) + [f"damaged: {', '.join(wrong)}"] * bool(wrong))
+        return Finding(
+            "weights", card.name, bad, f"{text} at {place}", f"rm -r {place} && {again}" if not card.shipped else again
+        )
+    count = sum(bool(hash_) for hash_ in known.values())
+    right = f"{count} of {len(files)} files have the published sha256" if count else "present, no sha256 is known"
+    return Finding("weights", card.name, "ok", f"{right}; {place}, {readable(sum(path.stat().st_size for path in files))}")
+
+
+def _published(path: Path, expected: str | None) -> str | None:
+    """Return the sha256 that a file should have: the card's, or the one by which the hub's cache names its blob."""
+    if expected:
+        return expected
+    blob = path.resolve().name if path.is_symlink() else ""
+    return blob if len(blob) == 64 and all(digit in "0123456789abcdef" for digit in blob) else None
+
+
+def damage(path: Path) -> str | None:
+    """Return what is wrong with the form of a .safetensors or .json file, or None; reads no weights."""
+    try:
+        if path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+        elif path.suffix == ".safetensors":
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                if length > HEADER_LIMIT:
+                    return "no safetensors file"
+                header: dict[str, Any] = json.loads(file.read(length))
+            end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+            if path.stat().st_size != 8 + length + end:
+                return f"{path.stat().st_size} bytes, but its header says {8 + length + end}"
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
+        return f"unreadable, {type(error).__name__}"
+    return None
+
+
+def _adapters() -> Iterator[Finding]:
+    for name, folder in registry.adapters().items():
+        wrong = [file for file in ("recipe.yaml", "README.md") if not (folder / file).is_file()]
+        why = damage(folder / "adapter.safetensors") or (f"lacks {', '.join(wrong)}" if wrong else None)
+        mend = "pip install --force-reinstall xmodal" if why else ""
+        yield Finding("adapters", name, "broken" if why else "ok", why or str(folder), mend)
+
+
+def _size(folder: Path) -> int:
+    """Bytes below a folder; links of the hub's cache are not counted twice."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def _reason(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:160]

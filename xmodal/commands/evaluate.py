@@ -1,0 +1,60 @@
+"""`xmodal evaluate | compare`: what was made, against what is real."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+
+from xmodal.commands.terminal import count, named, progress, seconds
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """Compare what was made with what is real."""
+    parser = ArgumentParser("xmodal evaluate", description="A suite of metrics over two folders, with intervals and a report.")
+    parser.add_argument("--suite", required=True, metavar="SUITE", help="audio2image, vision2audio or text2audio")
+    parser.add_argument("--fake", required=True, type=Path, metavar="FOLDER", help="what was made, or a manifest of it")
+    parser.add_argument("--real", required=True, type=Path, metavar="FOLDER", help="what is real; a manifest gives labels, too")
+    parser.add_argument(
+        "--also", action="append", default=[], type=named, metavar="NAME=FOLDER", help="one more row of the table"
+    )
+    parser.add_argument("--extractor", metavar="MODEL:CARD", help="an encoder of `xmodal models` (default: the miniature's)")
+    for name, what in (("clip", "pictures"), ("clap", "sounds")):
+        text = f"encoder of {what} for scores across modalities; none leaves them out (default: %(default)s)"
+        parser.add_argument(f"--{name}", default=f"{name}:mini", metavar="MODEL:CARD", help=text)
+    parser.add_argument("--seconds", type=seconds, default=10.0, metavar="S", help="of each sound that is judged (default: 10)")
+    parser.add_argument("--allow-bias", action="store_true", help="give the Fréchet distance of too few items, too")
+    parser.add_argument("--allow-missing", action="store_true", help="judge although made items lack real partners")
+    parser.add_argument("--draws", type=count, metavar="N", help="of the bootstrap; 0: no intervals (default: 1000, sets 200)")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("outputs/evaluate"), metavar="FOLDER", help="default: %(default)s"
+    )
+    options = vars(parser.parse_args(arguments))
+    output, options["also"] = options.pop("output"), dict(options["also"])
+    options |= {name: None for name in ("clip", "clap") if options[name] == "none"}
+    from xmodal.evaluation import evaluate as evaluation
+
+    found = evaluation.evaluate(**options, progress=progress("files"))
+    print("\n".join(evaluation.lines(found)))
+    print(evaluation.write(found, output))
+
+
+def compare(arguments: Sequence[str]) -> None:
+    """Compare two evaluations."""
+    parser = ArgumentParser("xmodal compare", description="Paired differences (first minus second) of two evaluations.")
+    parser.add_argument(
+        "first", type=Path, metavar="A", help="what `xmodal evaluate -o` wrote: the folder, or one of its results/*.json"
+    )
+    parser.add_argument("second", type=Path, metavar="B")
+    options = parser.parse_args(arguments)
+    from xmodal.evaluation.evaluate import differences
+
+    found_all = differences(options.first, options.second)
+    for name, found in found_all.items():
+        if isinstance(found, str):
+            print(f"{name:<12}not comparable: {found}")
+        else:
+            verdict = "apart" if found.apart else "not told apart"
+            print(f"{name:<12}{found.value:>+12.4g}  [{found.low:+.4g}, {found.high:+.4g}]  {verdict}")
+    if all(isinstance(found, str) for found in found_all.values()):
+        raise SystemExit(1)

@@ -1,0 +1,259 @@
+"""What `xmodal generate` does: inputs of any kind in, files out, each written whole."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from xmodal.commands.terminal import COMMERCIAL, check, finite, positive, seconds
+from xmodal.files import write_beside
+from xmodal.routes import SUFFIXES, modality, pipeline, route
+
+AT_ONCE = 8  # sounds made in one call; each has its own noise, so the number changes nothing but the speed
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One input: its modality, the file (or the text itself), and the stem of what is made of it."""
+
+    modality: str
+    content: Path | str
+    stem: str
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Make pictures from sounds, and sounds from pictures, videos and texts."""
+    parser = ArgumentParser("xmodal generate", description="Turn each input into another modality, one file per result.")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders of them, or texts; a .txt has one per line")
+    parser.add_argument("--to", required=True, choices=["image", "audio"], help="what to make")
+    parser.add_argument("-o", "--output", default="outputs/generate", metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument("--adapter", metavar="NAME", help="built-in name, folder, hub id or checkpoint (default: by modality)")
+    parser.add_argument("-n", "--num", type=positive, default=1, metavar="N", help="results per input (default: 1)")
+    parser.add_argument("--steps", type=positive, metavar="N", help="denoising steps (default: the adapter's own)")
+    parser.add_argument("--guidance", type=finite, metavar="G", help="classifier-free guidance (default: the adapter's own)")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0; each result has its own stream of random numbers")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    parser.add_argument("--resume", action="store_true", help="pass over results that are there already")
+    parser.add_argument("--commercial", action="store_true", help=COMMERCIAL)
+    pictures = parser.add_argument_group("to image")
+    pictures.add_argument("--prompt", metavar="TEXT", help="template with one {}, the place of the sound")
+    pictures.add_argument("--negative-prompt", metavar="TEXT", help="what should not be there")
+    sounds = parser.add_argument_group("to audio")
+    sounds.add_argument("--seconds", type=seconds, metavar="S", help="length (default: the adapter's own)")
+    sounds.add_argument("--query", choices=["image", "text", "prior"], help="how CLIPSonic is asked (default: by input)")
+    best = "sounds made for each, of which CLAP keeps the one nearest to what it was asked for (pictures and videos; default: 1)"
+    sounds.add_argument("--candidates", type=positive, metavar="K", help=best)
+    sounds.add_argument("--spectrogram", action="store_true", help="a picture of each sound beside it")
+    options = vars(parser.parse_args(arguments))
+    useless = {"image": ("seconds", "query", "candidates", "spectrogram"), "audio": ("prompt", "negative_prompt")}
+    for name in useless[options["to"]]:
+        if options[name]:
+            parser.error(f"--{name.replace('_', '-')} is of no use with --to {options['to']}")
+    options["audio_length_in_s"] = options.pop("seconds")
+    commercial = options.pop("commercial")
+    from xmodal.registry.recipe import of_adapter
+
+    for name in adapters_for(options["inputs"], options["to"], options["adapter"]):
+        check(of_adapter(name), commercial)
+    for path in generate(**options):
+        print(path)
+
+
+def generate(
+    inputs: Sequence[str | Path],
+    to: str,
+    output: str | Path = "outputs/generate",
+    adapter: str | None = None,
+    num: int = 1,
+    steps: int | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    spectrogram: bool = False,
+    **options: Any,
+) -> Iterator[Path]:
+    """Make ``num`` results of each input and yield the path of each file as it is written.
+
+    A result depends on its input, its number and ``seed`` alone, not on what else is asked for.
+
+    Args:
+        inputs: files, folders of them, or (for sounds) texts; a .txt file holds one text per line.
+        to: ``image`` or ``audio``.
+        adapter: name, folder, hub id or checkpoint; default: the built-in one for each input's modality.
+        resume: pass over results that are there already.
+        spectrogram: a picture of each sound beside it, STEM.spectrogram.png.
+        **options: of the pipeline's call: ``prompt``, ``negative_prompt``, ``query``, ``audio_length_in_s``,
+            ``candidates``; None leaves the adapter's own.
+
+    Raises ValueError or OSError before anything is computed where inputs are missing, no adapter takes them, or the
+    adapter has no such option.
+    """
+    if to not in ("image", "audio"):
+        raise ValueError(f"cannot make {to!r}: image and audio can be made")
+    asked = _sounds(inputs) if to == "image" else _queries(inputs)
+    stems = [each.stem for each in asked]
+    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two inputs have the same file name {twice!r}: their results would replace each other")
+    folder = Path(output)
+    names = {each: adapter or route(to, each.modality) for each in asked}
+    targets = {each: [folder / name for name in _names(each, num, "png" if to == "image" else "wav")] for each in asked}
+    for each in asked:
+        _check_not_inputs(each, targets[each])
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {name: value for name, value in options.items() if value is not None}
+    make = _pictures if to == "image" else _waveforms
+    for name in dict.fromkeys(names.values()):
+        pipe = pipeline(name).to(_device(device))
+        for option in options:
+            if option not in signature(type(pipe).__call__).parameters:
+                raise ValueError(f"the adapter {name} has no option {option}: leave it out")
+        mine = [each for each in asked if names[each] == name]
+        if resume:
+            mine = [each for each in mine if not all(path.exists() for path in targets[each])]
+        options_of_call = {**options, "num_inference_steps": steps, "guidance_scale": guidance}
+        for each, made in make(pipe, mine, num, seed, options_of_call):
+            for target, one in zip(targets[each], made, strict=True):
+                yield from _write(target, one, each, spectrogram)
+
+
+def adapters_for(inputs: Sequence[str | Path], to: str, adapter: str | None = None) -> list[str]:
+    """Names of the adapters that `generate` would load, found without a heavy import; raises where there is no way."""
+    if to == "image":
+        return [adapter or route(to)]
+    return list(dict.fromkeys(adapter or route(to, each.modality) for each in _queries(inputs)))
+
+
+def _names(asked: Asked, num: int, suffix: str) -> list[str]:
+    return [f"{asked.stem}.{suffix}" if num == 1 else f"{asked.stem}-{number + 1}.{suffix}" for number in range(num)]
+
+
+def _noise(num: int, seed: int) -> list[Any]:
+    import torch
+
+    return [torch.Generator().manual_seed(seed + number) for number in range(num)]
+
+
+def _pictures(pipe: Any, asked: list[Asked], num: int, seed: int, options: dict[str, Any]) -> Iterator[tuple[Asked, list[Any]]]:
+    for each in asked:
+        made = pipe(each.content, num_images_per_prompt=num, generator=_noise(num, seed), **options)
+        yield each, made.images
+
+
+def _waveforms(pipe: Any, asked: list[Asked], num: int, seed: int, options: dict[str, Any]) -> Iterator[tuple[Asked, list[Any]]]:
+    """Texts and pictures in calls of several; a video alone, for its sound is as long as its pictures."""
+    for kind in dict.fromkeys(each.modality for each in asked):
+        same = [each for each in asked if each.modality == kind]
+        step = 1 if kind == "video" else max(1, AT_ONCE // num)
+        for start in range(0, len(same), step):
+            some = same[start : start + step]
+            given = dict(options)
+            if kind == "video" and "audio_length_in_s" not in given:
+                from xmodal.data.video import video_duration
+
+                given["audio_length_in_s"] = min(video_duration(some[0].content), pipe.seconds)
+            noise = [one for _ in some for one in _noise(num, seed)]
+            made = pipe([str(each.content) for each in some], num_waveforms_per_prompt=num, generator=noise, **given)
+            for index, each in enumerate(some):
+                yield each, [(audio, made.sampling_rate) for audio in made.audios[index * num : (index + 1) * num]]
+
+
+def _write(target: Path, made: Any, asked: Asked, spectrogram: bool) -> Iterator[Path]:
+    """A picture; or a sound, with its spectrogram and the video that it is for, where asked."""
+    if target.suffix == ".png":
+        yield write_beside(target, made.save)
+        return
+    import torch
+
+    from xmodal.data.soundfiles import write_sound
+
+    audio, rate = made
+    waveform = torch.as_tensor(audio).float().cpu()
+    if spectrogram:
+        from xmodal.evaluation.report import spectrogram as draw
+
+        mono = waveform.reshape(-1, waveform.shape[-1]).mean(0)
+        # Not STEM.png: that is what a picture beside it is called, perhaps the very one that was asked about.
+        yield write_beside(target.with_suffix(".spectrogram.png"), draw(mono.numpy()).save)
+    if asked.modality == "video":
+        from xmodal.data.video import write_soundtrack
+
+        yield write_soundtrack(asked.content, waveform, rate, _copy(target, asked))
+    # The sound comes last: where it is, all of its result is.
+    yield write_sound(target, waveform.mT if waveform.ndim == 2 else waveform, rate)
+
+
+def _copy(target: Path, asked: Asked) -> Path:
+    """Where the copy of a video with its new sound goes."""
+    suffix = Path(asked.content).suffix.lower()
+    return target.with_suffix(suffix if suffix in (".mp4", ".mov", ".mkv") else ".mkv")
+
+
+def _check_not_inputs(asked: Asked, targets: Sequence[Path]) -> None:
+    """Raise ValueError where the copy of a video would take the place of the video itself."""
+    if asked.modality == "video" and Path(asked.content).resolve() in [_copy(target, asked).resolve() for target in targets]:
+        raise ValueError(f"the result would take the place of the input {asked.content}: give another --output folder")
+
+
+def _sounds(inputs: Sequence[str | Path]) -> list[Asked]:
+    from xmodal.data.audio import list_audio
+
+    for item in inputs:
+        if modality(item) in ("image", "text") and not Path(item).is_dir():
+            if not Path(item).exists():
+                raise FileNotFoundError(f"there is no sound file {str(item)!r}")
+            raise ValueError(f"{item} is a picture, not a sound: there is no way from image to image")
+    return [Asked("audio", path, path.stem) for path in list_audio(inputs)]
+
+
+def _queries(inputs: Sequence[str | Path]) -> list[Asked]:
+    """Pictures, videos, folders of them, texts, and files with a text on every line."""
+    found: list[Asked] = []
+    for item in map(str, inputs):
+        path = Path(item)
+        if len(item) < 256 and path.is_dir():
+            files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in SUFFIXES["image"] | SUFFIXES["video"]]
+            if not files:
+                raise ValueError(f"there are no pictures or videos in {item}")
+            found += [Asked(modality(file), file, file.stem) for file in files]
+        elif path.suffix.lower() == ".txt":
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            if not any(lines):
+                raise ValueError(f"{item} holds no text: expected one on every line")
+            found += [Asked("text", line, _slug(line)) for line in dict.fromkeys(filter(None, lines))]
+        else:
+            kind = modality(item)
+            if kind == "audio":
+                raise ValueError(f"{item} is a sound: there is no way from audio to audio, give pictures, videos or texts")
+            if kind == "text":
+                if not item.strip():
+                    raise ValueError("a text to make a sound of is empty: say what should be heard")
+                found.append(Asked("text", item, _slug(item)))
+            elif path.is_file():
+                found.append(Asked(kind, path, path.stem))
+            else:
+                raise FileNotFoundError(f"there is no {'picture' if kind == 'image' else kind} {item!r}")
+    return found
+
+
+def _slug(text: str) -> str:
+    """The words of a text as a file name; texts that differ only in the rest of it get a number of their own."""
+    from zlib import crc32
+
+    words = re.sub(r"\W+", "-", text.lower()).strip("-")
+    same = words.replace("-", " ") == text.lower() and len(words) <= 80
+    return words if same else f"{words[:80].strip('-')}-{crc32(text.encode()):08x}".lstrip("-")
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

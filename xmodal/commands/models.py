@@ -1,0 +1,60 @@
+"""`xmodal models | pull | import`: the frozen models and their weights."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+
+from xmodal.commands.terminal import print_table
+from xmodal.registry import models as registry
+
+
+def models(arguments: Sequence[str]) -> None:
+    """List the foundation models."""
+    parser = ArgumentParser("xmodal models", description="Foundation models and their weights; nothing is imported for it.")
+    parser.add_argument("names_of", nargs="*", metavar="MODEL", help="only these (default: all)")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--names", action="store_true", help="the models' names only")
+    form.add_argument("--json", action="store_true", help="all that the cards say, for programs")
+    options = parser.parse_args(arguments)
+    for name in options.names_of:
+        registry.listing(name)
+    wanted = options.names_of or registry.available()
+    if options.names:
+        print("\n".join(wanted))
+        return
+    records = registry.records(wanted)
+    if options.json:
+        import json
+
+        print(json.dumps(records, indent=1))
+    else:
+        print_table([registry.COLUMNS, *map(registry.row, records)])
+        print("\n`xmodal pull MODEL:CARD` fetches weights that are not here; a path is a card, too.")
+
+
+def pull(arguments: Sequence[str]) -> None:
+    """Fetch weights."""
+    parser = ArgumentParser("xmodal pull", description="Fetch published weights; no other command downloads any.")
+    parser.add_argument(
+        "targets", nargs="+", metavar="MODEL[:CARD] | RECIPE", help="a card of `xmodal models`, or a recipe's path"
+    )
+    words = parser.parse_args(arguments).targets
+    from xmodal.registry.pull import pull as fetch
+    from xmodal.registry.pull import targets
+
+    for card in [card for word in words for card in targets(word)]:
+        fetch(card)
+
+
+def import_(arguments: Sequence[str]) -> None:
+    """Convert a published checkpoint."""
+    from xmodal.registry.importer import import_weights, kinds
+
+    parser = ArgumentParser("xmodal import", description="Turn a published checkpoint into a folder to give as card.")
+    parser.add_argument("kind", metavar="KIND", help=f"the model it is of: {', '.join(kinds())}")
+    parser.add_argument("file", type=Path, metavar="FILE", help="as its publisher offers it; nothing in it is executed")
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FOLDER", help="receives weights, sizes and a note")
+    options = parser.parse_args(arguments)
+    print(import_weights(options.kind, options.file, options.output))

@@ -1,0 +1,81 @@
+"""What the commands share at the terminal: types of numbers, tables, counters, and the check before anything loads."""
+
+from __future__ import annotations
+
+import math
+import sys
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from xmodal.registry.recipe import Part
+
+N = TypeVar("N", int, float)
+COMMERCIAL = "refuse parts whose licence forbids commercial use, or is unknown, before anything loads"
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    return _number(text, int, "a whole number of at least 1", lambda number: number >= 1)
+
+
+def count(text: str) -> int:
+    """A whole number of at least 0."""
+    return _number(text, int, "a whole number of at least 0", lambda number: number >= 0)
+
+
+def seconds(text: str) -> float:
+    """A length above 0."""
+    return _number(text, float, "seconds above 0", lambda number: math.isfinite(number) and number > 0)
+
+
+def finite(text: str) -> float:
+    """Any number but infinity and NaN."""
+    return _number(text, float, "a finite number", math.isfinite)
+
+
+def named(text: str) -> tuple[str, Path]:
+    """``NAME=FOLDER``."""
+    name, _, folder = text.partition("=")
+    if not name or not folder or Path(name).name != name:
+        raise ArgumentTypeError(f"{text!r} is not NAME=FOLDER")
+    return name, Path(folder)
+
+
+def progress(what: str) -> Callable[[int, int], None] | None:
+    """A counter on a terminal, nothing in a file."""
+    if not sys.stderr.isatty():
+        return None
+    return lambda done, total: print(
+        f"\r{done} of {total} {what}", end="\n" if done == total else "", file=sys.stderr, flush=True
+    )
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as their widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def check(found: Sequence[Part], commercial: bool) -> None:
+    """Refuse what cannot or must not run, before anything is imported."""
+    if commercial:
+        from xmodal.registry.licences import refuse_non_commercial
+
+        refuse_non_commercial(found)
+    from xmodal.registry.recipe import check_weights
+
+    check_weights(found)
+
+
+def _number(text: str, kind: Callable[[str], N], expected: str, good: Callable[[N], bool]) -> N:
+    try:
+        number = kind(text)
+    except ValueError:
+        number = None
+    if number is None or not good(number):
+        raise ArgumentTypeError(f"{text!r} is not {expected}")
+    return number

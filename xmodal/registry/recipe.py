@@ -1,0 +1,177 @@
+"""What a recipe is made of: its frozen models and their cards, found by reading, before anything is imported or built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xmodal.registry import models as registry
+from xmodal.registry.cards import HUB, HUB_ID, Card, locate, offline
+
+ADAPTER = ("adapter.safetensors", "recipe.yaml", "README.md")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One frozen model of a recipe: where it stands there, its class and its card.
+
+    ``downloads`` says whether it may fetch its weights by itself, ``problem`` why there is no such card.
+    """
+
+    place: str
+    class_path: str
+    card: Card
+    downloads: bool = False
+    problem: str = ""
+
+    @property
+    def name(self) -> str:
+        """``MODEL:CARD``, as `xmodal pull` takes it; a path as it is."""
+        return self.card.name or self.card.source
+
+
+def read(files: Sequence[str | Path], overrides: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
+    """Return the recipe that files make, a later one overriding the ones before, and then options ``(key, value)``.
+
+    Raises FileNotFoundError, or ValueError that names a file that is no YAML mapping.
+    """
+    import yaml
+
+    document: dict[str, Any] = {}
+    for path in map(Path, files):
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no recipe {str(path)!r}: `xmodal recipes` lists those that come with the package")
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} holds a {type(content).__name__}, but expected a recipe: sections model, data, trainer")
+        document = _merge(document, content)
+    for key, value in overrides:
+        try:
+            document = _merge(document, _nest(document, key.split("."), yaml.safe_load(value)))
+        except yaml.YAMLError:
+            continue
+    return document
+
+
+def parts(document: Mapping[str, Any]) -> list[Part]:
+    """Return the frozen models that a recipe names, in its order; those without weights are left out."""
+    return list(_walk(document, "", document.get("vars") or {}))
+
+
+def of_command(arguments: Sequence[str]) -> list[Part]:
+    """Return the parts of a command line of `xmodal fit`: ``--config FILE`` any number of times, and ``--key value``."""
+    files, overrides = [], []
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith("-"):
+            continue
+        key, given, value = word.lstrip("-").partition("=")
+        if not given and (key in ("config", "c") or "." in key):
+            value = next(words, "")
+        if key in ("config", "c"):
+            files.append(value)
+        elif "." in key:
+            overrides.append((key, value))
+    return parts(read(files, overrides))
+
+
+def of_adapter(name: str) -> list[Part]:
+    """Return the parts of a built-in adapter, of an adapter's folder, of a checkpoint or of an adapter on the hub.
+
+    The latter is fetched, for its hub id asks for that; raises FileNotFoundError where it cannot be. An unknown name has none.
+    """
+    path = Path(name)
+    if path.is_file():
+        import yaml
+
+        from xmodal.registry.checkpoint import read_pickle
+
+        content = read_pickle(path, "the run of `xmodal fit` that wrote it")
+        recipe = content.get("recipe") if isinstance(content, Mapping) else None
+        return parts(yaml.safe_load(recipe)) if isinstance(recipe, str) else []
+    folder = path if path.is_dir() else registry.adapters().get(name, path)
+    if not folder.exists() and HUB_ID.fullmatch(name):
+        folder = _from_hub(name)
+    return parts(read([folder / "recipe.yaml"])) if (folder / "recipe.yaml").is_file() else []
+
+
+def _from_hub(name: str) -> Path:
+    """Return the folder of a published adapter, fetched unless it is here."""
+    card = Card(name, dict.fromkeys(ADAPTER), "unknown", False, f"{HUB}{name}", 0)
+    found = card.find()
+    if found is None and offline():
+        mend = "run the same command once without them, or give the path of its folder"
+        start = f"the adapter {name!r} is not on this machine ({', '.join(ADAPTER)}; size unknown; from {HUB}{name})"
+        raise FileNotFoundError(f"{start}, and this is offline (--offline or HF_HUB_OFFLINE=1): {mend}")
+    return found or locate(card, local_files_only=False)
+
+
+def check_weights(found: Sequence[Part]) -> None:
+    """Raise ValueError for the first part without a card, FileNotFoundError for one whose weights are not all on this machine."""
+    for part in found:
+        if part.problem:
+            raise ValueError(f"{part.place}: {part.problem}")
+        scheme = ":" in part.card.source.removeprefix("package:").removeprefix("recipe:")
+        if part.card.find() is None and not part.downloads and not scheme:
+            raise FileNotFoundError(f"{part.place}: {part.card.missing()}")
+
+
+def _merge(under: Any, over: Any) -> Any:
+    if not (isinstance(under, Mapping) and isinstance(over, Mapping)):
+        return over
+    return {**under, **{key: _merge(under.get(key), value) for key, value in over.items()}}
+
+
+def _nest(node: Any, keys: Sequence[str], value: Any) -> Any:
+    """Return ``value`` under ``keys``, with the class's ``init_args`` where the key leaves them out."""
+    if not keys:
+        return {"class_path": value} if isinstance(node, Mapping) and "class_path" in node and isinstance(value, str) else value
+    step, *rest = keys
+    inner = node.get(step) if isinstance(node, Mapping) else None
+    if isinstance(node, Mapping) and "class_path" in node and step not in ("class_path", "init_args", "dict_kwargs"):
+        return {"init_args": _nest(node.get("init_args") or {}, keys, value)}
+    return {step: _nest(inner, rest, value)}
+
+
+def _walk(node: Any, place: str, values: Any) -> Iterator[Part]:
+    if isinstance(node, Mapping):
+        class_path = node.get("class_path")
+        if isinstance(class_path, str):
+            yield from _part(class_path, node.get("init_args") or {}, place, values)
+        for key, inner in node.items():
+            name = place if key == "init_args" else f"{place}.{key}".lstrip(".")
+            yield from _walk(inner, name, values)
+    elif isinstance(node, list):
+        for index, inner in enumerate(node):
+            yield from _walk(inner, f"{place}[{index}]", values)
+
+
+def _part(class_path: str, options: Mapping[str, Any], place: str, values: Any) -> Iterator[Part]:
+    module, _, kind = class_path.rpartition(".")
+    model = registry.model_of(module)
+    tower = registry.listing(model).towers.get(kind) if model else None
+    if model is None or tower is None:
+        return
+    tag = _resolve(options.get("card"), values) or tower.card
+    weightless = tag == tower.card and tag not in registry.listing(model).cards
+    if not isinstance(tag, str) or weightless or "${" in tag:
+        return
+    try:
+        yield Part(place, class_path, registry.card(model, tag), options.get("local_files_only") is False)
+    except ValueError as error:
+        unknown = Card(tag, {}, "unknown", False, tag, 0)
+        yield Part(place, class_path, unknown, problem=str(error))
+
+
+def _resolve(value: Any, values: Any) -> Any:
+    """Return what ``${vars.name}`` stands for; what is more than that is left as it is."""
+    if isinstance(value, str) and value.startswith("${vars.") and value.endswith("}"):
+        for key in value[len("${vars.") : -1].split("."):
+            values = values.get(key) if isinstance(values, Mapping) else None
+        return value if values is None else values
+    return value
