@@ -24,7 +24,8 @@ from xmodal.files import write_beside
 from xmodal.metrics.protocol import Score
 from xmodal.miniature import world
 from xmodal.miniature.data import Clips, Featured, heard_caption, precompute
-from xmodal.task import Task, build
+from xmodal.registry.build import Builder
+from xmodal.task import Task
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 RESULTS = Path(__file__).parent / "results"
@@ -41,7 +42,7 @@ def load_recipe(name: str, *overlays: str, **variables: Any) -> dict[str, Any]:
 def featured(recipe: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
     """What the frozen parts make of the recipe's training clips; ``file`` keeps it, and serves the next call."""
     if not file.is_file():
-        data, task = recipe["data"]["init_args"], build(recipe["model"], Task)
+        data, task = recipe["data"]["init_args"], Builder("the recipe", trust=True, training=True).build(recipe["model"], Task)
         torch.save(precompute(task, Clips("train", data["train_count"], tuple(data["frozen_parts"]))), file)
     return torch.load(file, weights_only=True)  # type: ignore[no-any-return]
 
@@ -49,7 +50,7 @@ def featured(recipe: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
 def trained(recipe: Mapping[str, Any], features: Mapping[str, Tensor], seed: int, file: Path) -> Task:
     """The recipe's task trained with ``seed``; ``file`` keeps the weights, and serves the next call."""
     seed_everything(seed, verbose=False)
-    task = build(recipe["model"], Task)
+    task = Builder("the recipe", trust=True, training=True).build(recipe["model"], Task)
     task.recipe = OmegaConf.to_yaml(OmegaConf.create(recipe["model"]))
     if file.is_file():
         return type(task).from_checkpoint(file)

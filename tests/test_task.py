@@ -11,8 +11,9 @@ import yaml
 from lightning.pytorch import Trainer
 from safetensors.torch import load_file
 
-from tests.tiny import SECTION, OtherEncoder, TinyAdapter, TinyData, TinyEncoder, TinyTask
-from xmodal.task import Task, batch_length, build
+from tests.tiny import SECTION, OtherEncoder, TinyAdapter, TinyData, TinyEncoder, TinyTask, build
+from xmodal.adapter_task import AdapterTask
+from xmodal.task import Task, batch_length
 
 
 def trainer(folder: Path, **options: Any) -> Trainer:
@@ -118,7 +119,7 @@ def test_folder_round_trip(trained: tuple[TinyTask, Path], tmp_path: Path) -> No
     weights = load_file(folder / "adapter.safetensors")
     assert set(weights) == {"linear.weight", "linear.bias"}
     assert weights["linear.bias"].dtype == torch.float16
-    again = Task.from_folder(folder)
+    again = AdapterTask.from_folder(folder)
     assert again.adapter.linear.weight.dtype == torch.float32
     assert torch.allclose(again.adapter.linear.weight, trained[0].adapter.linear.weight, atol=1e-3)
     assert again.pipeline()(torch.randn(2, 6)).shape == (2, 2)
@@ -128,7 +129,7 @@ def test_folder_round_trip(trained: tuple[TinyTask, Path], tmp_path: Path) -> No
 def test_a_failed_save_leaves_the_old_adapter(trained: tuple[TinyTask, Path], tmp_path: Path, monkeypatch: Any) -> None:
     folder = trained[0].save_adapter(tmp_path / "a")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr("xmodal.task.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("xmodal.adapter_task.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         trained[0].save_adapter(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -138,7 +139,7 @@ def test_bad_sources(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Task.from_checkpoint(tmp_path / "none.ckpt")
     with pytest.raises(FileNotFoundError, match=r"adapter\.safetensors"):
-        Task.from_folder(tmp_path)
+        AdapterTask.from_folder(tmp_path)
     torch.save({"a": 1}, tmp_path / "b.ckpt")
     with pytest.raises(ValueError, match="no state_dict"):
         Task.from_checkpoint(tmp_path / "b.ckpt")

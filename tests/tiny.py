@@ -11,13 +11,19 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from xmodal.adapter_task import AdapterTask
 from xmodal.foundation.base import Adapter, Encoder
-from xmodal.task import Task
+from xmodal.registry.build import Builder
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
     from xmodal.foundation.stable_diffusion import StableDiffusion
+
+
+def build(section: dict[str, Any], kind: type, **parts: Any) -> Any:
+    """What a recipe's section describes, ready to be trained."""
+    return Builder("the recipe", trust=True, training=True).build(section, kind, **parts)
 
 
 class TinyEncoder(Encoder):
@@ -51,7 +57,7 @@ class TinyAdapter(Adapter):
         return self.linear(inputs)
 
 
-class TinyTask(Task):
+class TinyTask(AdapterTask):
     """Regress the targets from the encoder's embedding.
 
     Args:
@@ -69,12 +75,15 @@ class TinyTask(Task):
     ) -> None:
         super().__init__(**task)  # type: ignore[arg-type]
         self.encoder = encoder
-        self.adapter = self.build_adapter(adapter, encoder.dim, 2)
+        self.adopt(self.build_adapter(adapter, encoder.dim, 2))
         self.weight = weight
 
     def losses(self, batch: list[Tensor]) -> dict[str, Tensor]:
         made = self.adapter(self.encoder.embed(batch[0]))
         return {"error": (made - batch[1]).square().mean(), "size": self.weight * made.abs().mean()}
+
+    def make(self, batch: Any, rows: Any, generators: Any) -> Any:
+        raise ValueError("tiny tasks make nothing that is written")
 
     def pipeline(self) -> Callable[[Tensor], Tensor]:
         return lambda inputs: self.adapter(self.encoder.embed(inputs))

@@ -1,19 +1,23 @@
-"""From a name, or from one modality to another, to the pipeline that does it."""
+"""From a name to the pipeline of its adapter, and from one modality to another to the adapter that does it.
+
+Nothing heavy is imported before a pipeline is asked for, and a trainer only where a task alone can build its pipeline.
+"""
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from xmodal.registry.models import adapters, suggest
+from xmodal.registry.adapters import Found, built_in, find
+from xmodal.registry.build import Builder, current
 
-# (from, to) -> the built-in adapters that do it, best first.
-ROUTES: dict[tuple[str, str], tuple[str, ...]] = {
-    ("audio", "image"): ("audiotoken-mini",),
-    ("image", "audio"): ("v2a-mini", "clipsonic-mini"),
-    ("video", "audio"): ("v2a-mini", "clipsonic-mini"),
-    ("text", "audio"): ("clipsonic-mini",),
-}
+if TYPE_CHECKING:
+    import torch
+
+    from xmodal.pipelines import Pipeline
+
 SUFFIXES = {
     "audio": {".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac", ".opus", ".aiff", ".aif"},
     "image": {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"},
@@ -21,41 +25,87 @@ SUFFIXES = {
 }
 
 
-def pipeline(name: str | Path, **parts: Any) -> Any:
+def pipeline(
+    name: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    trust: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
+    local_files_only: bool | None = None,
+    **parts: Any,
+) -> Any:
     """Load a trained adapter with its frozen models and return the callable of its task.
 
     Args:
-        name: a built-in name (``xmodal adapters``), a folder with adapter.safetensors, a checkpoint file, or
-            ``owner/name`` on the Hugging Face hub. A recipe inside it names classes to build: trust it as you would code.
+        name: a built-in name (``xmodal adapters``), a folder with adapter.safetensors, a run's folder, a checkpoint file, or
+            ``owner/name`` on the Hugging Face hub. Its recipe is read as data: see `xmodal.registry.build`.
+        device, dtype: as of ``pipe.to``.
+        trust: import classes that the recipe names and that are neither xmodal's nor an installed plugin's.
+        revision, token, local_files_only: of an adapter on the hub.
         **parts: constructor arguments that replace those of the stored recipe.
 
-    Raises ValueError for a name that is none of these, with the nearest built-in ones.
+    Raises ValueError for a name that is none of these, with the nearest built-in ones, and for a recipe that cannot be built.
     """
-    from xmodal.task import Task
+    found = find(name, revision, token, local_files_only)
+    kind = buildable(kind_of(found, trust)) if found.recipe is not None else None
+    if kind is not None:
+        made = kind.from_found(found, trust, **parts)
+    else:  # a task whose pipeline can be had from itself alone
+        from xmodal.adapter_task import AdapterTask
 
-    path = Path(name)
-    if path.is_file():
-        return Task.from_checkpoint(path, **parts).pipeline()
-    if path.is_dir():
-        return Task.from_folder(path, **parts).pipeline()
-    built_in = adapters()
-    if str(name) in built_in:
-        return Task.from_folder(built_in[str(name)], **parts).pipeline()
-    if str(name).count("/") == 1 and not str(name).startswith((".", "/")):
-        return Task.from_folder(_download(str(name)), **parts).pipeline()
-    raise ValueError(f"{str(name)!r} is neither a built-in adapter nor a path: {suggest(str(name), built_in)}")
+        made = AdapterTask.from_folder(name, trust, **parts).pipeline()
+    return made if device is None and dtype is None else made.to(device, dtype)
+
+
+def kind_of(found: Found, trust: bool = False) -> type:
+    """Return what says what an adapter takes and makes: its pipeline class, as its package names it, or else its task.
+
+    A package names the pipelines of its tasks by ``PIPELINES``, so that no trainer is imported for inference.
+    """
+    builder = Builder(str(found.place), trust)
+    module, _, task = current(found.class_path).rpartition(".")
+    if builder.permits(module):
+        package = import_module(module)
+        named = getattr(package, "PIPELINES", {}).get(task)
+        if named is not None:
+            return getattr(package, named)
+    from lightning.pytorch import LightningModule
+
+    return builder.kind(found.class_path, (LightningModule,), "model")
+
+
+def buildable(kind: type) -> type[Pipeline] | None:
+    """Return the pipeline class that a recipe can be built into, or None where only the task can build it."""
+    from xmodal.pipelines import Pipeline
+
+    made = kind if issubclass(kind, Pipeline) else getattr(kind, "pipeline_class", None)
+    own = made is not None and made.from_recipe.__func__ is not Pipeline.from_recipe.__func__  # type: ignore[union-attr, attr-defined]
+    return made if own else None
+
+
+@cache
+def ways() -> dict[tuple[str, str], tuple[str, ...]]:
+    """Return (from, to) -> the installed adapters that lead there, best first.
+
+    Each adapter's task says what it takes, with what it is for in front: there it goes before others.
+    """
+    found: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for name in built_in():
+        kind: Any = kind_of(find(name))
+        for place, source in enumerate(kind.takes):
+            found.setdefault((source, kind.makes), []).append((place, name))
+    return {way: tuple(name for _, name in sorted(names)) for way, names in found.items()}
 
 
 def route(to: str, source: str = "audio") -> str:
     """Return the name of the built-in adapter from ``source`` to ``to``; raises ValueError where there is none."""
-    candidates = ROUTES.get((source, to), ())
-    for name in candidates:
-        if name in adapters():
-            return name
-    if candidates:
-        raise ValueError(f"the adapter {candidates[0]!r} is not installed: train it with its recipe (`xmodal recipes`)")
-    known = ", ".join(f"{start} to {end}" for start, end in ROUTES)
-    raise ValueError(f"there is no way from {source} to {to}: the ways are {known}")
+    known = ways()
+    if (source, to) in known:
+        return known[source, to][0]
+    names = ", ".join(f"{start} to {end}" for start, end in sorted(known)) or "none, since no adapter is installed"
+    raise ValueError(f"there is no way from {source} to {to}: the ways are {names}")
 
 
 def modality(path: str | Path) -> str:
@@ -67,19 +117,3 @@ def modality(path: str | Path) -> str:
     if Path(path).is_file():
         raise ValueError(f"cannot tell from the name of {path} whether it is a sound, a picture or a video")
     return "text"
-
-
-def _download(name: str) -> Path:
-    """Fetch a published adapter, which was asked for by its hub id; offline only what the hub's cache has."""
-    from huggingface_hub import constants, snapshot_download
-
-    files, page = ["adapter.safetensors", "recipe.yaml", "README.md"], f"https://huggingface.co/{name}"
-    try:
-        return Path(snapshot_download(name, allow_patterns=files, local_files_only=constants.HF_HUB_OFFLINE))
-    except Exception as error:  # its network libraries' own kinds have changed from version to version
-        start = f"the adapter {name!r} is not on this machine ({', '.join(files)}; size unknown; from {page})"
-        if constants.HF_HUB_OFFLINE:
-            mend = "run the same command once without them, or give the path of its folder"
-            raise OSError(f"{start}, and this is offline (--offline or HF_HUB_OFFLINE=1): {mend}") from error
-        reason = (" ".join(str(error).split()) or type(error).__name__).partition(". ")[0][:200]
-        raise OSError(f"{start}, and the hub did not give it ({reason}): is the name right?") from error

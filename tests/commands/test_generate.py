@@ -22,7 +22,7 @@ def pipe(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A tiny CLIPSonic with random weights, in place of the built-in adapters."""
     eyes = Eyes()
     made = make_task(encoder=eyes, text_encoder=lambda: Reader(eyes)).pipeline()
-    monkeypatch.setattr(generation, "pipeline", lambda _: made)
+    monkeypatch.setattr(generation, "pipeline", lambda _, **options: made)
     monkeypatch.setattr(generation, "route", lambda to, source: f"{source}-to-{to}")
     return made
 

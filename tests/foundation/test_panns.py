@@ -171,7 +171,7 @@ def test_tokens_are_features_in_time_order(encoder: PANNs) -> None:
 def test_tags_are_probabilities_of_the_embedding(encoder: PANNs) -> None:
     wave = torch.randn(3, 16000)
     logits = encoder.model.fc_audioset(encoder.embed(wave))
-    close(encoder.logits(wave), logits, 0)
+    close(encoder.class_logits(wave), logits, 0)
     close(encoder.model(wave), logits, 0)
     close(encoder.tag(wave), logits.sigmoid(), 0)
     assert encoder.embed(wave).min() >= 0
@@ -185,7 +185,7 @@ def test_seconds_cut_or_pad(model: Cnn14Model, encoder: PANNs) -> None:
 
 def test_frozen_but_gradients_flow_through(encoder: PANNs) -> None:
     wave = torch.cat((torch.randn(1, 8000), torch.zeros(1, 8000))).requires_grad_()
-    encoder.logits(wave).sum().backward()
+    encoder.class_logits(wave).sum().backward()
     assert wave.grad is not None
     assert wave.grad.isfinite().all()
     assert wave.grad[0].abs().sum() > 0
@@ -213,7 +213,7 @@ def test_import_round_trip(config: Cnn14Config, tmp_path: Path) -> None:
     for encoder in (PANNs(str(file)), loaded):
         assert encoder.sample_rate == config.sample_rate
         assert encoder.model.config == config
-        assert torch.equal(encoder.logits(wave), PANNs.from_model(source).logits(wave))
+        assert torch.equal(encoder.class_logits(wave), PANNs.from_model(source).class_logits(wave))
     assert set(load_file(tmp_path / "folder" / "model.safetensors")) == OFFICIAL
 
 

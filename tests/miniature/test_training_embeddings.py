@@ -56,7 +56,7 @@ def towers_of(trained: Trained) -> tuple[Any, Any]:
 def test_the_loaded_towers_are_the_averaged_ones(trained: Trained) -> None:
     perceiving, reading = towers_of(trained)
     assert perceiving.dim == reading.dim == 128
-    averaged = trained.task.average.module["towers"].eval()
+    averaged = trained.task.average["towers"].eval()
     inputs = trained.batch["pixels" if isinstance(trained.task, TrainCLIP) else "waveform"]
     expected = F.normalize(trained.task.perceive(averaged, trained.batch), dim=-1)
     torch.testing.assert_close(perceiving.embed(inputs), expected, atol=2e-3, rtol=0)  # 16-bit weights
@@ -103,7 +103,7 @@ def test_temperatures_are_bounded(trained: Trained) -> None:
     for temperature in trained.task.temperatures(towers):
         before = temperature.item()
         temperature.data.fill_(9.0)
-        trained.task.on_train_batch_end()
+        trained.task._move_average(1)
         assert temperature.item() == pytest.approx(SHARPEST) == pytest.approx(math.log(100))
         temperature.data.fill_(before)
 

@@ -133,6 +133,7 @@ def test_missing_weights_end_at_once_with_the_command(
 def adapter(folder: Path, card: str) -> Path:
     folder.mkdir()
     part = f"{{class_path: {BOUND['class_path']}, init_args: {{card: {card}}}}}"
+    (folder / "adapter.safetensors").touch()
     (folder / "recipe.yaml").write_text(f"model: {{class_path: any.Task, init_args: {{encoder: {part}}}}}")
     return folder
 
@@ -154,7 +155,8 @@ def test_a_checkpoint_says_its_parts(tmp_path: Path) -> None:
     folder = adapter(tmp_path / "mine", "huge")
     torch.save({"recipe": (folder / "recipe.yaml").read_text(), "state_dict": {}}, tmp_path / "last.ckpt")
     assert [part.name for part in parts.of_adapter(str(tmp_path / "last.ckpt"))] == ["imagebind:huge"]
-    assert parts.of_adapter("no-such-adapter") == []
+    with pytest.raises(ValueError, match="'no-such-adapter' is neither a built-in adapter nor a path"):
+        parts.of_adapter("no-such-adapter")
 
 
 def test_an_adapter_on_the_hub_is_looked_at_first(

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import xmodal
-from tests.tiny import SECTION, TinyTask
+from tests.tiny import SECTION, TinyTask, build
 from xmodal import routes
 from xmodal.__main__ import run
 from xmodal.commands import generate as generation
@@ -23,7 +23,6 @@ from xmodal.foundation.base import Card
 from xmodal.frozen import Frozen
 from xmodal.registry import catalogue
 from xmodal.registry import models as registry
-from xmodal.task import build
 
 
 @pytest.fixture

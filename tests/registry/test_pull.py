@@ -318,34 +318,35 @@ def test_missing_says_file_size_source_and_command() -> None:
 
 
 def test_an_adapter_is_looked_up_offline(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from xmodal.routes import _download
+    from xmodal.registry.adapters import _from_hub
 
     def refused(*arguments: Any) -> None:
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("socket.socket.connect", refused)
     with pytest.raises(OSError, match=r"'acme/bells' .*recipe.yaml.*huggingface.co/acme/bells.*offline.*without") as caught:
-        _download("acme/bells")
+        _from_hub("acme/bells", None, None, None)
     assert "\n" not in str(caught.value)
     place = caches / "hub" / "models--acme--bells"
     (place / "snapshots" / "c0ffee").mkdir(parents=True)
     (place / "refs").mkdir()
     (place / "refs" / "main").write_text("c0ffee")
-    assert _download("acme/bells") == place / "snapshots" / "c0ffee"
+    assert _from_hub("acme/bells", None, None, None) == place / "snapshots" / "c0ffee"
 
 
 def test_an_adapter_that_the_hub_does_not_give(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from xmodal.routes import _download
+    from xmodal.registry.adapters import _from_hub
 
-    def snapshot_download(repository: str, allow_patterns: list[str], local_files_only: bool) -> str:
+    def snapshot_download(repository: str, local_files_only: bool, **_: Any) -> str:
         assert not local_files_only
         raise ConnectionError("no route\nto host. More of it")
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     with pytest.raises(OSError, match=r"did not give it \(no route to host\)"):
-        _download("acme/bells")
+        _from_hub("acme/bells", None, None, False)
 
 
 def test_a_model_names_the_files_of_what_no_card_names() -> None:

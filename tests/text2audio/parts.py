@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xmodal.diffusion.schedules import scheduler_for
 from xmodal.foundation.base import ImageEncoder, MelAutoencoder, Prior, TextEncoder
 from xmodal.foundation.mel import MelSpec
 from xmodal.foundation.vocoder import GriffinLim
 from xmodal.text2audio import CLIPSonic, MelNetwork, MelUNet
-from xmodal.text2audio.pipeline import scheduler_for
 
 MEL = MelSpec(4_000, 256, 256, 64, 14, 0.0, 2_000.0, padding="hop")
 UNET = partial(MelUNet, preset="mini", channels=[16, 32], attention=[False, True], head=16, groups=8, patch=2)

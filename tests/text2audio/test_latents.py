@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from tests.text2audio.parts import MEL, UNET, Eyes, Oracle, Reader, Squares, batch, task
 from tests.text2audio.test_task import Data, trainer
+from tests.tiny import build
+from xmodal.adapter_task import AdapterTask
 from xmodal.foundation import mel_vae
 from xmodal.foundation.mel_vae import MelVAE
 from xmodal.foundation.vocoder import GriffinLim
-from xmodal.task import Task, build
 from xmodal.text2audio import CLIPSonic, CLIPSonicPipeline
 
 FOLDED = partial(UNET, planes=4, patch=1)
@@ -143,13 +144,13 @@ def test_a_published_folder_finds_its_autoencoder_and_refuses_another(tmp_path: 
     one = build(yaml.safe_load(SECTION), CLIPSonic)
     one.recipe = yaml.safe_dump({"model": yaml.safe_load(SECTION)})
     folder = one.save_adapter(tmp_path / "mini", dtype=torch.float16)
-    made = Task.from_folder(folder).pipeline()(torch.rand(3, 8, 8), generator=noise(0))
+    made = AdapterTask.from_folder(folder).pipeline()(torch.rand(3, 8, 8), generator=noise(0))
     assert made.audios.shape == (1, 4_800)
     assert made.mels.shape == (1, 64, 19)
     model = MelVAE().model
     next(model.parameters()).data += 1e-3
     with pytest.raises(ValueError, match="set autoencoder as it was trained"):
-        Task.from_folder(folder, autoencoder=MelVAE.from_model(model, one.vocoder.mel))
+        AdapterTask.from_folder(folder, autoencoder=MelVAE.from_model(model, one.vocoder.mel))
 
 
 def test_parts_that_do_not_fit_together() -> None:

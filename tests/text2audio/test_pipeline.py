@@ -177,7 +177,7 @@ def test_other_schedulers_and_those_that_are_refused(pipe: CLIPSonicPipeline) ->
         ({"audio_length_in_s": 0.0}, "audio_length_in_s must be above 0"),
         ({"output_type": "wav"}, "output_type must be one of np, pt"),
         ({"query": "sound"}, "query must be one of image, text, prior"),
-        ({"generator": noise(0, 1)}, "2 generators for 1 sounds"),
+        ({"generator": noise(0, 1)}, "2 generators for 1 results"),
         ({"query": "image"}, "there is no picture red"),
     ],
 )

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tests.text2audio.parts import MEL, UNET, Eyes, Guess, Reader, batch, task
+from xmodal.adapter_task import AdapterTask
 from xmodal.foundation.base import AudioEncoder
 from xmodal.foundation.mel import log_mel
 from xmodal.foundation.vocoder import GriffinLim
-from xmodal.task import Task
 from xmodal.text2audio import CLIPSonic
 
 
@@ -163,7 +163,7 @@ init_args:
 
 
 def test_recipe_builds_the_prior_only_when_used_and_publishes_the_average(tmp_path: Path) -> None:
-    from xmodal.task import build
+    from tests.tiny import build
 
     one = build(yaml.safe_load(SECTION), CLIPSonic)
     one.recipe = yaml.safe_dump({"model": yaml.safe_load(SECTION)})
@@ -172,7 +172,7 @@ def test_recipe_builds_the_prior_only_when_used_and_publishes_the_average(tmp_pa
         one.average.null += 1
     folder = one.save_adapter(tmp_path / "mini", dtype=torch.float16)
     assert torch.equal(one.adapter.null, torch.zeros(6))
-    again = Task.from_folder(folder)
+    again = AdapterTask.from_folder(folder)
     assert isinstance(again, CLIPSonic)
     assert torch.equal(again.adapter.null, torch.ones(6))
     assert torch.equal(again.average.null, torch.ones(6))
@@ -180,7 +180,7 @@ def test_recipe_builds_the_prior_only_when_used_and_publishes_the_average(tmp_pa
     assert isinstance(pipe.prior, Guess)
     assert again.pipeline().prior is pipe.prior
     other = Guess()
-    assert Task.from_folder(folder, prior=other).pipeline().prior is other
+    assert AdapterTask.from_folder(folder, prior=other).pipeline().prior is other
 
 
 class Ears(AudioEncoder):

@@ -64,6 +64,11 @@ class Voice(AudioGenerator):
         self.cond_dim, self.sample_rate, self.asked = CARDS[card].dim or 0, RATE, {}
         self.net = nn.Linear(1, 1)
 
+    def default_scheduler(self) -> Any:
+        from diffusers import DDIMScheduler
+
+        return DDIMScheduler()
+
     def generate(self, embedding: Tensor, **options: Any) -> Tensor:
         self.asked = options
         count = options.get("num_waveforms_per_embedding", 1)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from PIL import Image
 from torch.nn import functional as F
 
@@ -101,18 +102,22 @@ def test_candidates_are_ranked_by_what_the_target_hears(pipe: V2AMapperPipeline)
 
 def test_options_reach_generator_and_mapper(pipe: V2AMapperPipeline) -> None:
     asked: list[Any] = []
-    pipe.scheduler = "a scheduler"
+    scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    pipe.scheduler = scheduler
     sample = pipe.mapper.sample
     pipe.mapper.sample = lambda source, **options: asked.append(options) or sample(source, generator=None)  # type: ignore
-    generator, callback = torch.Generator(), lambda step, steps: None
+    generator, steps_seen = torch.Generator(), []
     pipe(
         colour("red"), num_inference_steps=7, guidance_scale=1.5, generator=generator, mapper_options={"eta": 0.0},
-        callback_on_step_end=callback,
+        callback_on_step_end=lambda step, steps: steps_seen.append((step, steps)),
     )  # fmt: skip
     assert asked == [{"generator": generator, "eta": 0.0}]
-    assert pipe.generator.asked == {
-        "seconds": 0.1, "num_inference_steps": 7, "guidance_scale": 1.5, "generator": generator, "callback": callback,
-        "scheduler": "a scheduler",
+    given = dict(pipe.generator.asked)
+    given.pop("callback")(1, 7)
+    assert steps_seen == [(1, 7)]
+    assert given == {
+        "seconds": 0.1, "num_inference_steps": 7, "guidance_scale": 1.5, "generator": generator, "scheduler": scheduler,
+        "negative": None, "latents": None,
     }  # fmt: skip
     pipe(colour("red"))
     assert pipe.generator.asked["num_inference_steps"] == 25

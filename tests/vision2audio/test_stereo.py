@@ -10,10 +10,10 @@ import soundfile
 import torch
 import yaml
 
+from tests.tiny import build
 from tests.vision2audio.parts import batch, colour, task
 from xmodal.data.pan import pan_of, panned
 from xmodal.foundation.base import Adapter
-from xmodal.task import build
 from xmodal.vision2audio import RegressionMapper, StereoPan, V2AMapper
 
 PANS = {"red": -0.7, "green": 0.0, "blue": 0.7, "grey": 0.3}

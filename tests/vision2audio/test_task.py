@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from tests.tiny import build
 from tests.vision2audio.parts import DIFFUSION, RATE, Ears, Eyes, Voice, batch, colour, task
-from xmodal.task import Task, build
+from xmodal.adapter_task import AdapterTask
 from xmodal.vision2audio import MeanShift, V2AMapper
 from xmodal.vision2audio.frames import aggregate
 from xmodal.vision2audio.task import promised_dim
@@ -194,7 +195,7 @@ def test_recipe_builds_only_what_is_needed_and_publishes_the_average(tmp_path: P
     folder = one.save_adapter(tmp_path / "mini", dtype=torch.float16)
     assert not torch.equal(one.adapter.read_source.weight, one.average.read_source.weight)  # type: ignore[union-attr]
     assert torch.equal(load_file(folder / "adapter.safetensors")["read_source.weight"], torch.ones(16, 5).half())
-    again = Task.from_folder(folder)
+    again = AdapterTask.from_folder(folder)
     assert isinstance(again, V2AMapper)
     pipe = again.pipeline()
     assert (Ears.built, Voice.built) == (built[0], built[1] + 1)  # to make sounds, nothing has to hear
@@ -231,7 +232,7 @@ def test_predictions_are_written_once_and_depend_on_the_id_alone(tmp_path: Path)
         ({"seconds": 0}, "seconds above 0, not 4 and 0"),
         ({"frames": 0}, "frames must be at least 1"),
         ({"ema_decay": 1.0}, "ema_decay 1.0 is not a share"),
-        ({"weights": "nowhere"}, "neither a built-in adapter nor a folder"),
+        ({"weights": "nowhere"}, "neither a built-in adapter nor a path"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:

@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from xmodal.audio2image.embedder import AudioTokenEmbedder
 from xmodal.data.audio import load_audio, resample
 from xmodal.data.window import window
+from xmodal.files import write_beside
 from xmodal.foundation.base import Adapter, AudioEncoder, ImageGenerator
+from xmodal.pipelines import (
+    Callback,
+    Generators,
+    Options,
+    Output,
+    Pipeline,
+    check_counts,
+    check_finite,
+    check_output_type,
+    checked,
+    join,
+    one_each,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Sound = str | Path | Tensor | np.ndarray
 OUTPUT_TYPES = ("pil", "np", "pt")
+PLAIN = ("prompt", "seconds", "short", "guidance_scale", "num_inference_steps")
 
 
 @dataclass
-class AudioTokenOutput:
+class AudioTokenOutput(Output):
     """``images``: a list of Pillow pictures, float32 (N, H, W, 3) or (N, 3, H, W) in [0, 1], by ``output_type``.
 
     ``tokens``: the pseudo-words (sounds, token_dim). Pictures of one sound stand together, in the order of the sounds.
@@ -32,8 +48,15 @@ class AudioTokenOutput:
     images: Any
     tokens: Tensor
 
+    def save(self, number: int, path: Path) -> Path:
+        """Write picture ``number`` as PNG; raises ValueError for other output types than "pil"."""
+        if not isinstance(self.images, list):
+            raise ValueError('only pictures of output_type "pil" are written to files')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return write_beside(path, lambda partial: self.images[number].save(partial, format="PNG"))
 
-class AudioTokenPipeline:
+
+class AudioTokenPipeline(Pipeline):
     """Call it with a file, a waveform or a list of them.
 
     Args:
@@ -42,6 +65,10 @@ class AudioTokenPipeline:
         seconds, short: see :class:`xmodal.audio2image.AudioToken`.
         guidance_scale, num_inference_steps: defaults of a call.
     """
+
+    takes: ClassVar[tuple[str, ...]] = ("audio",)
+    makes: ClassVar[str] = "image"
+    PARTS = ("encoder", "generator", "adapter")
 
     def __init__(
         self,
@@ -54,32 +81,36 @@ class AudioTokenPipeline:
         guidance_scale: float = 7.5,
         num_inference_steps: int = 25,
     ) -> None:
-        self.encoder, self.generator, self.adapter = encoder, generator, adapter.eval()
+        super().__init__(generator.default_scheduler())
+        self.encoder, self.generator, self.adapter = encoder, generator, adapter
         self.prompt, self.seconds, self.short = prompt, seconds, short
         self.guidance_scale, self.num_inference_steps = guidance_scale, num_inference_steps
-        self.scheduler: Any = None
 
-    @property
-    def device(self) -> torch.device:
-        """Where the parts are."""
-        return next(self.adapter.parameters()).device
+    @classmethod
+    def from_recipe(cls, options: Options) -> AudioTokenPipeline:
+        """See :meth:`xmodal.pipelines.Pipeline.from_recipe`."""
+        options.check("encoder", "generator", "adapter", *PLAIN)
+        encoder, generator = options.part("encoder", AudioEncoder), options.part("generator", ImageGenerator)
+        adapter = join(options.factory("adapter", Adapter, AudioTokenEmbedder), encoder.width, generator.token_dim)
+        return cls(encoder, generator, adapter, **options.values(*PLAIN))
 
-    def to(self, device: str | torch.device) -> AudioTokenPipeline:
-        """Move all parts."""
-        for part in (self.encoder, self.generator, self.adapter):
-            part.to(device)
-        return self
-
-    def check_inputs(self, prompt: str, num_inference_steps: int, num_images_per_prompt: int, output_type: str) -> None:
+    def check_inputs(
+        self,
+        prompts: Sequence[str],
+        num_inference_steps: int,
+        num_images_per_prompt: int,
+        guidance_scale: float,
+        output_type: str,
+        batch_size: int | None = None,
+    ) -> None:
         """Raise ValueError for the first argument that cannot work."""
-        if prompt.count("{}") != 1:
-            raise ValueError(f"prompt {prompt!r} must hold exactly one {{}}, the place of the sound")
-        if num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps must be at least 1, not {num_inference_steps}")
-        if num_images_per_prompt < 1:
-            raise ValueError(f"num_images_per_prompt must be at least 1, not {num_images_per_prompt}")
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, not {output_type!r}")
+        for prompt in prompts:
+            if prompt.count("{}") != 1:
+                raise ValueError(f"prompt {prompt!r} must hold exactly one {{}}, the place of the sound")
+        counts = {"num_inference_steps": num_inference_steps, "num_images_per_prompt": num_images_per_prompt}
+        check_counts(**counts, batch_size=batch_size)
+        check_finite(guidance_scale=guidance_scale)
+        check_output_type(output_type, OUTPUT_TYPES)
 
     def waveform(self, sound: Sound, sampling_rate: int | None = None) -> Tensor:
         """Read one sound as the encoder wants it: mono float32 (T,) of exactly ``seconds``.
@@ -98,54 +129,69 @@ class AudioTokenPipeline:
             mono = resample(array.mean(0) if array.ndim == 2 else array, sampling_rate, rate)
         return window(mono, round(self.seconds * rate), self.short)
 
-    @torch.no_grad()
-    def encode(self, sounds: Sound | Sequence[Sound], sampling_rate: int | None = None) -> Tensor:
+    def encode(self, sounds: Any, sampling_rate: int | None = None) -> Tensor:
         """Sounds -> pseudo-words (B, token_dim), in the space of the text encoder's word embeddings."""
         several = sounds if isinstance(sounds, (list, tuple)) else [sounds]
-        waveforms = torch.stack([self.waveform(sound, sampling_rate) for sound in several])  # type: ignore[arg-type]
-        return self.adapter(self.encoder.tokens(waveforms.to(self.device)))
+        waveforms = torch.stack([self.waveform(sound, sampling_rate) for sound in several])
+        with self.evaluating(), self.using(self.encoder, self.adapter):
+            return self.adapter(self.encoder.tokens(waveforms.to(self.device)))
 
-    @torch.no_grad()
     def __call__(
         self,
         sounds: Sound | Sequence[Sound],
-        prompt: str | None = None,
+        prompt: str | Sequence[str] | None = None,
         *,
         sampling_rate: int | None = None,
-        negative_prompt: str = "",
+        negative_prompt: str | Sequence[str] = "",
         num_images_per_prompt: int = 1,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        batch_size: int | None = None,
         output_type: str = "pil",
-        callback_on_step_end: Callable[[int, int], None] | None = None,
+        callback_on_step_end: Callback | None = None,
     ) -> AudioTokenOutput:
         """Paint ``num_images_per_prompt`` pictures of every sound.
 
         Args:
             sounds: file, waveform (T,) or (channels, T), or a list of them.
-            prompt: template with one ``{}``; default as trained.
+            prompt: template with one ``{}``, for all sounds or one for each; default as trained.
             sampling_rate: Hz, needed for waveforms, ignored for files.
-            negative_prompt: what the picture should not show.
+            negative_prompt: what the picture should not show, for all sounds or one for each.
+            height, width: pixels; default the generator's own.
             generator: one for the whole call, or one for each picture: a picture's own generator makes it independent
                 of what else is in the call.
+            latents: the noise to begin with, (N, C, h, w) of unit variance, in place of what ``generator`` would draw.
+            batch_size: pictures at once; default all.
             callback_on_step_end: called with (step, number of steps).
+
+        Raises ValueError, or FileNotFoundError for a missing file, before anything is computed.
         """
-        prompt = self.prompt if prompt is None else prompt
+        several = list(sounds) if isinstance(sounds, (list, tuple)) else [sounds]
+        prompts = one_each("prompts", self.prompt if prompt is None else prompt, len(several))
+        negatives = one_each("negative prompts", negative_prompt, len(several))
         steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
-        self.check_inputs(prompt, steps, num_images_per_prompt, output_type)
-        tokens = self.encode(sounds, sampling_rate)
-        repeated = tokens.repeat_interleave(num_images_per_prompt, 0)
-        pixels = self.generator.generate(
-            self.generator.prompt_embeds([prompt] * len(repeated), repeated),
-            self.generator.prompt_embeds([negative_prompt] * len(repeated)) if negative_prompt else None,
-            num_inference_steps=steps,
-            guidance_scale=self.guidance_scale if guidance_scale is None else guidance_scale,
-            generator=generator,
-            scheduler=self.scheduler,
-            callback=callback_on_step_end,
-        )
-        return AudioTokenOutput(_as(pixels, output_type), tokens)
+        scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        self.check_inputs(prompts, steps, num_images_per_prompt, scale, output_type, batch_size)
+        tokens = self.encode(several, sampling_rate)
+        rows = [row for row in range(len(several)) for _ in range(num_images_per_prompt)]
+        pixels = []
+        for part, noise in self.chunks(len(rows), batch_size, generator):
+            chosen = rows[part]
+            unwanted = [negatives[row] for row in chosen]
+            with self.evaluating(), self.using(self.generator), self.progress(callback_on_step_end) as callback:
+                embeds = self.generator.prompt_embeds([prompts[row] for row in chosen], tokens[chosen])
+                negative = self.generator.prompt_embeds(unwanted) if any(unwanted) else None
+                made = self.generator.generate(
+                    embeds, negative, num_inference_steps=steps, guidance_scale=scale, generator=noise, height=height,
+                    width=width, scheduler=self.scheduler, latents=None if latents is None else latents[part],
+                    callback=callback,
+                )  # fmt: skip
+            pixels.append(checked(made, "picture"))
+        return AudioTokenOutput(_as(torch.cat(pixels), output_type), tokens)
 
 
 def _as(pixels: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:

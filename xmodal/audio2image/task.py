@@ -6,24 +6,22 @@ tokens (B, L, w) into a word embedding (B, token_dim). The denoising loss reache
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from zlib import crc32
 
 import torch
 from torch import Tensor
 
+from xmodal.adapter_task import AdapterTask
 from xmodal.audio2image.embedder import AudioTokenEmbedder
 from xmodal.audio2image.losses import classification_loss, l1_loss, l2_loss
-from xmodal.audio2image.pipeline import AudioTokenPipeline
-from xmodal.files import write_beside
+from xmodal.audio2image.pipeline import AudioTokenOutput, AudioTokenPipeline
 from xmodal.foundation.base import Adapter, AudioEncoder, ImageGenerator
 from xmodal.frozen import Feature
-from xmodal.task import Task
+from xmodal.pipelines import join
 
 
-class AudioToken(Task):
+class AudioToken(AdapterTask):
     """Train an embedder that speaks Stable Diffusion's language.
 
     Args:
@@ -37,10 +35,10 @@ class AudioToken(Task):
         seconds: length of sound that a picture is made from; longer sounds give their loudest window.
         short: what happens to shorter sounds: ``loop`` (as published) or ``pad`` with silence.
         guidance_scale, num_inference_steps: defaults of the pipeline that this adapter ships with.
-        weights: a published adapter to start from: a built-in name, or a folder with ``adapter.safetensors``.
-        predictions: folder that ``xmodal predict`` writes its pictures to.
-        **task: optimizer and lr_scheduler factories, see :class:`xmodal.task.Task`.
+        **task: ema_decay, weights, predictions, optimizer and lr_scheduler, see :class:`xmodal.adapter_task.AdapterTask`.
     """
+
+    pipeline_class = AudioTokenPipeline
 
     def __init__(
         self,
@@ -55,18 +53,14 @@ class AudioToken(Task):
         short: str = "loop",
         guidance_scale: float = 7.5,
         num_inference_steps: int = 25,
-        weights: str | None = None,
-        predictions: Path = Path("outputs/predictions"),
         **task: Any,
     ) -> None:
         super().__init__(**task)
         if prompt.count("{}") != 1:
             raise ValueError(f"prompt {prompt!r} must hold exactly one {{}}, the place of the sound")
         self.encoder, self.generator = encoder, generator
-        self.adapter = self.build_adapter(adapter, encoder.width, generator.token_dim)
-        if weights is not None:
-            self.load_adapter(weights)
-        self.prompt, self.predictions = prompt, Path(predictions)
+        self.adopt(join(adapter, encoder.width, generator.token_dim))
+        self.prompt = prompt
         self.lambdas = {"l1": l1_weight, "l2": l2_weight, "classification": classification_weight}
         self.seconds, self.short = seconds, short
         self.defaults: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
@@ -85,7 +79,7 @@ class AudioToken(Task):
             mean, logvar = self.generator.encode(batch["pixels"])
             return {"latent_mean": mean, "latent_std": (0.5 * logvar).exp()}
 
-        layers = {"layers": getattr(self.encoder, "layers", None)}
+        layers = self.encoder.token_options
         return {
             "audio_tokens": Feature(("waveform",), ("audio_tokens",), (self.encoder,), hear, layers),
             "latents": Feature(("pixels",), ("latent_mean", "latent_std"), (self.generator,), see),
@@ -94,7 +88,7 @@ class AudioToken(Task):
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Weighted terms of the objective; ``batch`` holds the :meth:`features`, their inputs, or some of each."""
         batch = {**batch, **self.features(batch)}
-        token = self.adapter(batch["audio_tokens"])
+        token = (self.adapter if self.training else self.published)(batch["audio_tokens"])
         latents = batch["latent_mean"] + batch["latent_std"] * torch.randn_like(batch["latent_std"])
         prompt_embeds = self.generator.prompt_embeds([self.prompt] * len(token), token)
         terms = {"denoising": self.generator.loss(latents * self.generator.scaling_factor, prompt_embeds)}
@@ -107,25 +101,13 @@ class AudioToken(Task):
             terms["classification"] = self.lambdas["classification"] * classification_loss(token, labels)
         return terms
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Path]:
-        """Paint one picture per clip into ``predictions``; clips that already have one are passed over.
-
-        Each clip's noise depends on its id alone, so a run that was stopped and resumed gives the same pictures.
-        """
-        targets = [self.predictions / f"{name}.png" for name in batch["id"]]
-        missing = [index for index, path in enumerate(targets) if not path.exists()]
-        if not missing:
-            return targets
-        noise = [torch.Generator().manual_seed(crc32(batch["id"][index].encode())) for index in missing]
-        waveforms = [batch["waveform"][index] for index in missing]
-        images = self.pipeline()(waveforms, sampling_rate=self.encoder.sample_rate, generator=noise).images
-        self.predictions.mkdir(parents=True, exist_ok=True)
-        for index, image in zip(missing, images, strict=True):
-            write_beside(targets[index], image.save)
-        return targets
+    def make(self, batch: Mapping[str, Any], rows: Sequence[int], generators: list[torch.Generator]) -> AudioTokenOutput:
+        """Pictures of a batch's sounds."""
+        waveforms = [batch["waveform"][row] for row in rows]
+        return self.pipeline()(waveforms, sampling_rate=self.encoder.sample_rate, generator=generators)
 
     def pipeline(self) -> AudioTokenPipeline:
         """The callable that users run: sound in, pictures out."""
         return AudioTokenPipeline(
-            self.encoder, self.generator, self.adapter, self.prompt, self.seconds, self.short, **self.defaults
+            self.encoder, self.generator, self.published, self.prompt, self.seconds, self.short, **self.defaults
         )

@@ -15,6 +15,7 @@ from typing import Any
 
 import xmodal
 from xmodal.registry import models as registry
+from xmodal.registry.adapters import built_in
 from xmodal.registry.cards import Card, hub_cache, own_cache, readable, sha256
 
 PACKAGES = (
@@ -199,7 +200,7 @@ def damage(path: Path) -> str | None:
 
 
 def _adapters() -> Iterator[Finding]:
-    for name, folder in registry.adapters().items():
+    for name, folder in built_in().items():
         wrong = [file for file in ("recipe.yaml", "README.md") if not (folder / file).is_file()]
         why = damage(folder / "adapter.safetensors") or (f"lacks {', '.join(wrong)}" if wrong else None)
         mend = "pip install --force-reinstall xmodal" if why else ""

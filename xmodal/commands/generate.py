@@ -10,7 +10,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from xmodal.commands.terminal import COMMERCIAL, check, finite, positive, seconds
+from xmodal.commands.terminal import COMMERCIAL, check, consent, finite, positive, seconds, trust
 from xmodal.files import write_beside
 from xmodal.routes import SUFFIXES, modality, pipeline, route
 
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     parser.add_argument("--resume", action="store_true", help="pass over results that are there already")
     parser.add_argument("--commercial", action="store_true", help=COMMERCIAL)
+    trust(parser)
     pictures = parser.add_argument_group("to image")
     pictures.add_argument("--prompt", metavar="TEXT", help="template with one {}, the place of the sound")
     pictures.add_argument("--negative-prompt", metavar="TEXT", help="what should not be there")
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str]) -> None:
             parser.error(f"--{name.replace('_', '-')} is of no use with --to {options['to']}")
     options["audio_length_in_s"] = options.pop("seconds")
     commercial = options.pop("commercial")
+    consent(options["trust"])
     from xmodal.registry.recipe import of_adapter
 
     for name in adapters_for(options["inputs"], options["to"], options["adapter"]):
@@ -76,6 +78,7 @@ def generate(
     device: str = "auto",
     resume: bool = False,
     spectrogram: bool = False,
+    trust: bool = False,
     **options: Any,
 ) -> Iterator[Path]:
     """Make ``num`` results of each input and yield the path of each file as it is written.
@@ -88,6 +91,7 @@ def generate(
         adapter: name, folder, hub id or checkpoint; default: the built-in one for each input's modality.
         resume: pass over results that are there already.
         spectrogram: a picture of each sound beside it, STEM.spectrogram.png.
+        trust: import classes that an adapter's recipe names and that are neither xmodal's nor an installed plugin's.
         **options: of the pipeline's call: ``prompt``, ``negative_prompt``, ``query``, ``audio_length_in_s``,
             ``candidates``; None leaves the adapter's own.
 
@@ -110,7 +114,7 @@ def generate(
     options = {name: value for name, value in options.items() if value is not None}
     make = _pictures if to == "image" else _waveforms
     for name in dict.fromkeys(names.values()):
-        pipe = pipeline(name).to(_device(device))
+        pipe = pipeline(name, trust=trust, device=_device(device))
         for option in options:
             if option not in signature(type(pipe).__call__).parameters:
                 raise ValueError(f"the adapter {name} has no option {option}: leave it out")

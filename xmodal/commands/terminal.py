@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
-from argparse import ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -42,6 +43,18 @@ def named(text: str) -> tuple[str, Path]:
     if not name or not folder or Path(name).name != name:
         raise ArgumentTypeError(f"{text!r} is not NAME=FOLDER")
     return name, Path(folder)
+
+
+def trust(parser: ArgumentParser) -> None:
+    """Add ``--trust``."""
+    text = "import the classes that the adapter's recipe names, from the working folder, too: only for what you would also run"
+    parser.add_argument("--trust", action="store_true", help=text)
+
+
+def consent(given: bool) -> None:
+    """With ``--trust`` the working folder's modules are found, after all others."""
+    if given and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def progress(what: str) -> Callable[[int, int], None] | None:

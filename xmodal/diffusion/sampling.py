@@ -74,6 +74,7 @@ def sample(
     generator: Generators = None,
     device: torch.device | str = "cpu",
     callback: Callable[[int, int], None] | None = None,
+    latents: Tensor | None = None,
 ) -> Tensor:
     """Run the reverse process from noise; returns float32 latents of ``shape``.
 
@@ -84,12 +85,15 @@ def sample(
         num_inference_steps: asked of the scheduler; some evaluate the model more often (PNDM once more, Heun twice).
         generator: one, or one for each row; feeds the initial noise and whatever the scheduler adds.
         callback: called after each evaluation with (evaluations done, evaluations in all).
+        latents: the noise to begin with, of ``shape`` and unit variance; default drawn.
 
-    Raises ValueError if ``num_inference_steps`` is below 1.
+    Raises ValueError if ``num_inference_steps`` is below 1, and for latents of another shape.
     """
     if num_inference_steps < 1:
         raise ValueError(f"num_inference_steps must be at least 1, not {num_inference_steps}")
-    noise = draw_noise(shape, generator, device)
+    if latents is not None and tuple(latents.shape) != tuple(shape):
+        raise ValueError(f"latents have the shape {tuple(latents.shape)}, but expected {tuple(shape)}")
+    noise = draw_noise(shape, generator, device) if latents is None else latents.to(device, torch.float32)
     scheduler.set_timesteps(num_inference_steps, device=device)
     latents = noise * scheduler.init_noise_sigma  # only known after set_timesteps
     options = _step_options(scheduler, generator)

@@ -202,6 +202,7 @@ class AudioLDM(AudioGenerator):
         scheduler: SchedulerMixin | None = None,
         num_waveforms_per_embedding: int = 1,
         ranker: Ranker | None = None,
+        latents: Tensor | None = None,
         callback: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """Embeddings (B, d) -> mono waveforms float32 in [-1, 1] of round(seconds * sample_rate) samples each.
@@ -216,6 +217,7 @@ class AudioLDM(AudioGenerator):
             scheduler: any diffusers scheduler with this model's ``prediction_type``; default see `default_scheduler`.
             num_waveforms_per_embedding: k candidates of each embedding (official: 3).
             ranker: scores the candidates, as CLAP's cosine does; the best of each embedding is kept.
+            latents: the noise to begin with, (B, C, l, m), or (B, k, C, l, m) of k candidates; default drawn.
             callback: called with (steps done, steps in all).
 
         Returns (B * k, T), the candidates of one embedding in a row, or (B, T) with a ranker.
@@ -236,8 +238,9 @@ class AudioLDM(AudioGenerator):
         bands = self.mel.n_mels // self.factor
         shape = (len(condition), count, self.unet.config.in_channels, self._latent_frames(samples), bands)
         model = with_guidance(self._predict_candidates, condition, unconditional, guidance_scale)
-        latents = sample(model, scheduler, shape, num_inference_steps, generator, self.unet.device, callback)
-        waveforms = self.decode(latents.flatten(0, 1))[:, :samples]
+        begin = latents[:, None] if latents is not None and latents.ndim == len(shape) - 1 else latents
+        made = sample(model, scheduler, shape, num_inference_steps, generator, self.unet.device, callback, begin)
+        waveforms = self.decode(made.flatten(0, 1))[:, :samples]
         return waveforms if ranker is None else _best(waveforms, condition, count, ranker)
 
     def unconditional(self) -> Tensor:

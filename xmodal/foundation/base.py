@@ -6,6 +6,7 @@ Letters: B batch, T samples, L tokens in time, H and W pixels, d embedding size,
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,8 +15,8 @@ from xmodal.frozen import Frozen
 from xmodal.registry.cards import Card, find_card
 
 __all__ = [
-    "Adapter", "AudioEncoder", "AudioGenerator", "Card", "Encoder", "ImageEncoder", "ImageGenerator", "MelAutoencoder", "Prior",
-    "TextEncoder", "Vocoder", "find_card",
+    "Adapter", "AudioEncoder", "AudioGenerator", "Card", "Classifier", "Encoder", "ImageEncoder", "ImageGenerator",
+    "MelAutoencoder", "Prior", "TextEncoder", "Vocoder", "find_card",
 ]  # fmt: skip
 
 
@@ -23,6 +24,11 @@ class Encoder(Frozen):
     """Something that turns inputs into one vector each."""
 
     dim: int
+
+    @property
+    def preprocessing(self) -> str:
+        """What happens to an input before the network, in words; "" says that the contract's own words are enough."""
+        return ""
 
     @abstractmethod
     def embed(self, inputs: Any) -> Tensor:
@@ -35,6 +41,11 @@ class AudioEncoder(Encoder):
     sample_rate: int
     width: int
 
+    @property
+    def token_options(self) -> Mapping[str, Any]:
+        """The settings that change what `tokens` gives, for the key under which they are stored."""
+        return {}
+
     @abstractmethod
     def embed(self, inputs: Tensor) -> Tensor:
         """(B, T) waveform -> (B, d)."""
@@ -45,9 +56,13 @@ class AudioEncoder(Encoder):
 
 
 class ImageEncoder(Encoder):
-    """Sees. Takes float32 pixels in [0, 1] of any size; resizes and normalises by itself."""
+    """Sees. Takes float32 pixels in [0, 1] of any size; resizes and normalises by itself.
+
+    ``reads_any_size``: pictures are best given as they are, since its own resizing is part of its published numbers.
+    """
 
     image_size: int
+    reads_any_size: bool = False
 
     @abstractmethod
     def embed(self, inputs: Tensor) -> Tensor:
@@ -61,15 +76,39 @@ class TextEncoder(Encoder):
     def embed(self, inputs: list[str]) -> Tensor:
         """B sentences -> (B, d)."""
 
+    def states(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """B sentences -> token states (B, L, w) and their mask (B, L); raises ValueError where the tower has none to give."""
+        raise ValueError(f"{type(self).__name__} gives no token states: choose the text tower of a CLIP")
+
+
+class Classifier(Encoder):
+    """Names. Beside its embedding it gives a logit for each of ``labels``, which are empty where the weights name none."""
+
+    labels: list[str]
+
+    @abstractmethod
+    def class_logits(self, inputs: Any) -> Tensor:
+        """B inputs -> logits (B, N) of ``labels``."""
+
+    def embed_and_classify(self, inputs: Any) -> tuple[Tensor, Tensor]:
+        """`embed` and `class_logits`, (B, d) and (B, N); in one pass where the network allows it."""
+        return self.embed(inputs), self.class_logits(inputs)
+
 
 class ImageGenerator(Frozen):
     """Paints from prompt embeddings, and can be trained *through*.
 
-    ``token_dim`` is the width of one word embedding of its text encoder; ``image_size`` the side of its square pictures.
+    ``token_dim`` is the width of one word embedding of its text encoder; ``image_size`` the side of its square pictures;
+    ``scaling_factor`` what the VAE's latents are multiplied by before the loss.
     """
 
     token_dim: int
     image_size: int
+    scaling_factor: float
+
+    @abstractmethod
+    def default_scheduler(self) -> Any:
+        """A new scheduler of diffusers for `generate`, of the noise that it was trained with."""
 
     @abstractmethod
     def prompt_embeds(self, prompts: list[str], tokens: Tensor | None = None) -> Tensor:
@@ -88,32 +127,88 @@ class ImageGenerator(Frozen):
         """Denoising loss (scalar, float32) of scaled latents (B, C, h, w) under prompt embeddings (B, S, c)."""
 
     @abstractmethod
-    def generate(self, prompt_embeds: Tensor, negative_prompt_embeds: Tensor | None = None, **options: Any) -> Tensor:
-        """Prompt embeddings (B, S, c) -> pixels (B, 3, H, W) in [0, 1]."""
+    def generate(
+        self,
+        prompt_embeds: Tensor,
+        negative_prompt_embeds: Tensor | None = None,
+        *,
+        num_inference_steps: int = 25,
+        guidance_scale: float = 7.5,
+        generator: Any = None,
+        height: int | None = None,
+        width: int | None = None,
+        scheduler: Any = None,
+        latents: Tensor | None = None,
+        callback: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Prompt embeddings (B, S, c) -> pixels (B, 3, H, W) in [0, 1].
+
+        ``generator`` is one for the batch, or one for each picture; ``latents`` the noise to begin with; ``callback`` is
+        called with (steps done, steps in all). None is the model's own choice.
+        """
 
 
 class AudioGenerator(Frozen):
     """Sounds from one embedding vector each.
 
-    ``cond_dim`` is the width of that vector, ``sample_rate`` (Hz) that of the waveforms.
+    ``cond_dim`` is the width of that vector, ``sample_rate`` (Hz) that of the waveforms, which are mono; ``seconds`` the length
+    that it has learnt.
     """
 
     cond_dim: int
     sample_rate: int
+    seconds: float
 
     @abstractmethod
-    def generate(self, embedding: Tensor, **options: Any) -> Tensor:
-        """Embeddings (B, cond_dim) -> mono waveforms (B, T) float32 in [-1, 1]."""
+    def default_scheduler(self) -> Any:
+        """A new scheduler of diffusers for `generate`, of the noise that it was trained with."""
+
+    @abstractmethod
+    def generate(
+        self,
+        embedding: Tensor,
+        negative: Tensor | None = None,
+        *,
+        seconds: float | None = None,
+        num_inference_steps: int = 25,
+        guidance_scale: float = 2.5,
+        generator: Any = None,
+        scheduler: Any = None,
+        num_waveforms_per_embedding: int = 1,
+        ranker: Callable[[Tensor, Tensor], Tensor] | None = None,
+        latents: Tensor | None = None,
+        callback: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Embeddings (B, cond_dim) -> mono waveforms (B * k, T) float32 in [-1, 1], k for each embedding in a row.
+
+        ``ranker`` scores waveforms (N, T) against embeddings (N, cond_dim), and the best of each k is kept: (B, T). All else as
+        in `ImageGenerator.generate`.
+        """
 
 
 class Prior(Frozen):
-    """Guesses the image embedding that belongs to a text embedding of the same space, of width ``dim``."""
+    """Guesses the image embedding that belongs to a text embedding of the same space, of width ``dim``.
+
+    ``reads_tokens``: it must be given the token states of the sentences, too (`TextEncoder.states`).
+    """
 
     dim: int
+    reads_tokens: bool = False
 
     @abstractmethod
-    def sample(self, text_embedding: Tensor, **options: Any) -> Tensor:
-        """(B, d) text embeddings -> (B, d) image embeddings."""
+    def sample(
+        self,
+        text_embedding: Tensor,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        generator: Any = None,
+        **options: Any,
+    ) -> Tensor:
+        """(B, d) text embeddings, token states (B, L, w) and their mask (B, L) -> (B, d) image embeddings.
+
+        ``generator`` is one for the batch, or one for each row; named ``options`` are the prior's own (candidates,
+        guidance_scale, num_inference_steps).
+        """
 
 
 class Vocoder(Frozen):

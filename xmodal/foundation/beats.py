@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xmodal.foundation.base import AudioEncoder, Card, find_card
+from xmodal.foundation.base import AudioEncoder, Card, Classifier, find_card
 from xmodal.foundation.kaldi import HOP, MEL_BINS, SAMPLE_RATE, WINDOW, fbank
 from xmodal.frozen import Frozen
 from xmodal.registry.checkpoint import assign, read_folder, read_pickle, write_folder
@@ -367,7 +367,7 @@ def _read_folder(folder: Path) -> dict[str, Any]:
     return {"cfg": content["cfg"], "label_dict": dict(enumerate(content["labels"])), "model": state}
 
 
-class BEATs(AudioEncoder):
+class BEATs(AudioEncoder, Classifier):
     """Frozen BEATs.
 
     ``card`` is a name in `CARDS`, an official ``.pt`` file or a folder written by `save`. ``layers`` (from 1) are those
@@ -409,6 +409,11 @@ class BEATs(AudioEncoder):
     def embed(self, inputs: Tensor) -> Tensor:
         """16 kHz waveforms (B, T) -> the mean of the last layer's tokens (B, dim), not normalised."""
         return self.model.features(inputs).mean(1).float()
+
+    @property
+    def token_options(self) -> Mapping[str, Any]:
+        """The layers that `tokens` puts side by side."""
+        return {"layers": self.layers}
 
     def embed_and_classify(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
         """Both :meth:`embed` and :meth:`class_logits` for the price of one."""

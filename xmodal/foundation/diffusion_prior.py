@@ -405,7 +405,7 @@ def _check(prior: Prior, text: Tensor, tokens: Tensor | None = None, candidates:
         raise ValueError(f"text embeddings have the shape {tuple(text.shape)}, but the prior expects (B, {prior.dim})")
     if candidates < 1:
         raise ValueError(f"candidates must be at least 1, not {candidates}")
-    if getattr(prior, "reads_tokens", False) and tokens is None:
+    if prior.reads_tokens and tokens is None:
         raise ValueError(
             f"{type(prior).__name__} also reads the words: give the text tower's tokens (B, L, {prior.dim}) and mask"
         )

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmodal.foundation.base import ImageEncoder
+from xmodal.foundation.base import Classifier, ImageEncoder
 from xmodal.frozen import Frozen
 from xmodal.registry.cards import Card, find_card
 from xmodal.registry.checkpoint import assign, only_tensors, read_folder, read_pickle, write_folder
@@ -65,7 +65,7 @@ def resize(pixels: Tensor) -> Tensor:
     return pixels
 
 
-class Inception(ImageEncoder):
+class Inception(ImageEncoder, Classifier):
     """The frozen network up to its last pooling, with the preprocessing of published FIDs.
 
     Args:
@@ -103,6 +103,15 @@ class Inception(ImageEncoder):
         levels = inputs.float() * 255
         levels = levels + (levels.round() - levels).detach()  # eight bits, and a gradient
         return self.model(((resize(levels) - 128) / 128).to(self.fc.weight.dtype)).float()
+
+    @property
+    def labels(self) -> list[str]:
+        """None: the published file names no classes."""
+        return []
+
+    def class_logits(self, inputs: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 1008)."""
+        return self.fc(self.embed(inputs).to(self.fc.weight.dtype)).float()
 
     def logits_unbiased(self, inputs: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 1008) without the last layer's bias, as published Inception Scores take them."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xmodal.foundation.base import AudioEncoder, Card, find_card
+from xmodal.foundation.base import AudioEncoder, Card, Classifier, find_card
 from xmodal.frozen import Frozen
 from xmodal.registry.checkpoint import assign, only_tensors, read_folder, read_pickle, write_folder
 
@@ -234,7 +234,7 @@ def _check_front_end(state: dict[str, Tensor], config: Cnn14Config, path: Path) 
         )
 
 
-class PANNs(AudioEncoder):
+class PANNs(AudioEncoder, Classifier):
     """Frozen CNN14.
 
     ``card`` is a name in `CARDS`, a published ``.pth`` file or a folder of `import_checkpoint`; it decides
@@ -287,13 +287,18 @@ class PANNs(AudioEncoder):
         """Waveforms (B, T) -> the last block's features, averaged over frequency (B, L, width), one for every 0.32 s."""
         return self.model.tokens(self._log_mel(waveform)).float()
 
-    def logits(self, waveform: Tensor) -> Tensor:
+    def class_logits(self, waveform: Tensor) -> Tensor:
         """Waveforms (B, T) -> class logits (B, N)."""
-        return self.model.fc_audioset(self.model.embedding(self._log_mel(waveform))).float()
+        return self.embed_and_classify(waveform)[1]
+
+    def embed_and_classify(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        """Both `embed` and `class_logits` for the price of one."""
+        embedding = self.model.embedding(self._log_mel(waveform))
+        return embedding.float(), self.model.fc_audioset(embedding).float()
 
     def tag(self, waveform: Tensor) -> Tensor:
         """Waveforms (B, T) -> independent probability of each class (B, N)."""
-        return self.logits(waveform).sigmoid()
+        return self.class_logits(waveform).sigmoid()
 
 
 def build(card: str) -> Cnn14Model:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmodal.foundation.base import Card, ImageEncoder, find_card
+from xmodal.foundation.base import Card, Classifier, ImageEncoder, find_card
 from xmodal.frozen import Frozen
 from xmodal.registry.checkpoint import assign, read_folder
 
@@ -45,7 +45,7 @@ class PictureTaggerModel(nn.Module):
         return embedding, {name: head(embedding) for name, head in self.heads.items()}
 
 
-class PictureTagger(ImageEncoder):
+class PictureTagger(ImageEncoder, Classifier):
     """The frozen tagger.
 
     Args:
@@ -90,6 +90,11 @@ class PictureTagger(ImageEncoder):
     def class_logits(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> logits of ``labels`` (B, N), one of which is right."""
         return self._logits(pixels)[1]["thing"]
+
+    def embed_and_classify(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Both `embed` and `class_logits` for the price of one."""
+        embedding, logits = self._logits(pixels)
+        return embedding, logits["thing"]
 
     def tag(self, pixels: Tensor) -> dict[str, list[str]]:
         """The most likely label of every group for each picture."""

@@ -185,6 +185,7 @@ class StableDiffusion(ImageGenerator):
         height: int | None = None,
         width: int | None = None,
         scheduler: SchedulerMixin | None = None,
+        latents: Tensor | None = None,
         callback: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """Prompt embeddings (B, S, c) -> float32 pixels (B, 3, H, W) in [0, 1].
@@ -197,6 +198,7 @@ class StableDiffusion(ImageGenerator):
             generator: one for the batch, or one for each picture, which then depends on nothing else in the batch.
             height, width: pixels, multiples of ``factor``; default ``image_size``.
             scheduler: any diffusers scheduler with this model's ``prediction_type``; default see `default_scheduler`.
+            latents: the noise to begin with, (B, C, height / factor, width / factor); default drawn.
             callback: called with (steps done, steps in all).
 
         Raises ValueError for arguments that cannot work, before anything is computed.
@@ -204,7 +206,7 @@ class StableDiffusion(ImageGenerator):
         size = (height, width)
         return self._paint(
             self._predict, prompt_embeds, negative_prompt_embeds, num_inference_steps, guidance_scale, generator, size, scheduler,
-            callback,
+            latents, callback,
         )  # fmt: skip
 
     def _paint(
@@ -217,6 +219,7 @@ class StableDiffusion(ImageGenerator):
         generator: Generators,
         size: tuple[int | None, int | None],
         scheduler: SchedulerMixin | None,
+        latents: Tensor | None,
         callback: Callable[[int, int], None] | None,
     ) -> Tensor:
         height, width = (self.image_size if each is None else each for each in size)
@@ -231,7 +234,7 @@ class StableDiffusion(ImageGenerator):
             unconditional = unconditional.expand(len(prompt_embeds), -1, -1) if len(unconditional) == 1 else unconditional
         shape = (len(prompt_embeds), self.unet.config.in_channels, height // self.factor, width // self.factor)
         model = with_guidance(predict, prompt_embeds, unconditional, guidance_scale)
-        return self.decode(sample(model, scheduler, shape, num_inference_steps, generator, self.unet.device, callback))
+        return self.decode(sample(model, scheduler, shape, num_inference_steps, generator, self.unet.device, callback, latents))
 
     def default_scheduler(self) -> SchedulerMixin:
         """DPM-Solver++ (Lu et al., arXiv 2211.01095), second order multistep, over the folder's own noise schedule.

@@ -118,6 +118,7 @@ class StableUnCLIP(StableDiffusion):
         callback: Callable[[int, int], None] | None = None,
         image_embedding: Tensor | None = None,
         noise_level: int = 0,
+        latents: Tensor | None = None,
     ) -> Tensor:
         """Prompt embeddings (B, S, c), and image embeddings (B, e) -> float32 pixels (B, 3, H, W) in [0, 1].
 
@@ -138,7 +139,7 @@ class StableUnCLIP(StableDiffusion):
         size = (height, width)
         return self._paint(
             predict, prompt_embeds, negative_prompt_embeds, num_inference_steps, guidance_scale, generator, size, scheduler,
-            callback,
+            latents, callback,
         )  # fmt: skip
 
     def _empty(self, prompt_embeds: Tensor) -> Tensor:

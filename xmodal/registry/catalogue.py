@@ -21,10 +21,8 @@ from typing import Any
 from xmodal.registry import cards as cards_of
 from xmodal.registry.cards import Card
 
-CONTRACTS = (
-    "Encoder", "AudioEncoder", "ImageEncoder", "TextEncoder", "ImageGenerator", "AudioGenerator", "Prior", "Vocoder",
-    "MelAutoencoder", "Frozen",
-)  # fmt: skip
+NOT_CONTRACTS = {"Adapter", "Card", "find_card"}  # of what the contracts' file offers
+GENERIC = ("Frozen", "Encoder", "Classifier")  # said only where nothing more special is
 CONTRACT_HOMES = ("xmodal.foundation.base", "xmodal.frozen")
 # Where a model's file may take Card from; each gives what the file without torch defines.
 CARD_HOMES = ("xmodal.foundation.base", "xmodal.registry.cards")
@@ -93,6 +91,12 @@ def _default(kind: type) -> str | None:
 
     option = signature(kind).parameters.get("card")
     return option.default if option is not None and isinstance(option.default, str) else None
+
+
+@cache
+def contracts() -> frozenset[str]:
+    """Return the names of the contracts: what their file offers, without the rest of it."""
+    return frozenset({"Frozen", *_source("xmodal.foundation.base").value("__all__")} - NOT_CONTRACTS)
 
 
 @cache
@@ -178,24 +182,23 @@ class Source:
 
     def _bases(self, name: str) -> Iterator[str | ast.ClassDef]:
         """Yield a class, the classes of this file above it, and the contracts: the most specific of those first."""
-        contracts: list[str] = []
+        found: list[str] = []
         for statement in self.names.get(name, ()):
             if isinstance(statement, ast.ClassDef):
                 yield statement
                 for base in statement.bases:
-                    for found in self._bases(ast.unparse(base)):
-                        if isinstance(found, str):
-                            contracts.append(found)
+                    for one in self._bases(ast.unparse(base)):
+                        if isinstance(one, str):
+                            found.append(one)
                         else:
-                            yield found
+                            yield one
             elif isinstance(statement, ast.ImportFrom):
                 original = next((each.name for each in statement.names if (each.asname or each.name) == name), name)
-                if statement.module in CONTRACT_HOMES and original in CONTRACTS:
-                    contracts.append(original)
+                if statement.module in CONTRACT_HOMES and original in contracts():
+                    found.append(original)
                 elif (statement.module or "").startswith("xmodal.foundation.") and statement.module not in CARD_HOMES:
                     yield from _source(statement.module or "")._bases(original)
-        generic = ("Frozen", "Encoder")
-        yield from sorted(contracts, key=lambda contract: contract in generic)
+        yield from sorted(found, key=lambda contract: contract in GENERIC)
 
     def _card(self, name: str) -> str | None:
         """Return the default of the constructor's ``card``."""

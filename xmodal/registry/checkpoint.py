@@ -104,6 +104,31 @@ def only_tensors(content: Any, path: Path, key: str | None = None) -> dict[str, 
     return {str(name): value for name, value in state.items()}
 
 
+def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    """Raise ValueError that names the first tensor with NaN or infinity: whatever it made would be noise."""
+    for name, value in state.items():
+        # A sum reads each byte once and needs no memory; only a sum that overflowed is looked at number by number.
+        if (value.is_floating_point() or value.is_complex()) and (
+            not torch.isfinite(value.sum(dtype=None if value.is_complex() else torch.float32)) and not torch.isfinite(value).all()
+        ):
+            raise ValueError(f"{path} holds NaN or infinity in {name}: it is of a run that diverged, or damaged")
+
+
+def check_kinds(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Raise ValueError for a tensor whose kind of number (real, whole, complex, truth) is not the model's."""
+    for name, value in state.items():
+        if name in expected and _kind(value) != _kind(expected[name]):
+            raise ValueError(
+                f"{path} holds {name} as {value.dtype}, but expected {expected[name].dtype}: it is another model's file"
+            )
+
+
+def _kind(value: Tensor) -> str:
+    if value.dtype == torch.bool:
+        return "truth"
+    return "complex" if value.is_complex() else "real" if value.is_floating_point() else "whole"
+
+
 def assign(model: nn.Module, state: Mapping[str, Tensor], path: Path, kind: str) -> None:
     """Put a state dict into a model (which may be on the meta device) as float32.
 
@@ -119,8 +144,19 @@ def assign(model: nn.Module, state: Mapping[str, Tensor], path: Path, kind: str)
             f"{path} does not fit {kind}: {len(wrong)} tensors disagree ({missing} missing, {surplus} unknown), first {first}; "
             "use an unmodified file of this model"
         )
+    check_kinds(state, model.state_dict(), path)
+    check_finite(state, path)
     full = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     model.load_state_dict(full, assign=True)
+
+
+def load_into(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Copy a state dict into a model, in the model's own precision; raises ValueError where names, shapes or kinds disagree."""
+    check_kinds(state, model.state_dict(), path)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit a {type(model).__name__}: {' '.join(str(error).split())[:300]}") from error
 
 
 def read_folder(folder: Path, origin: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

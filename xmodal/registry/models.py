@@ -115,12 +115,6 @@ def table() -> list[tuple[str, ...]]:
     return [row(record) for record in records()]
 
 
-def adapters() -> dict[str, Path]:
-    """Return the built-in adapters' folders by name."""
-    folder = PACKAGE / "miniature" / "weights" / "adapters"
-    return {path.parent.name: path.parent for path in sorted(folder.glob("*/adapter.safetensors"))}
-
-
 def recipes() -> Iterator[tuple[str, str]]:
     """Yield the path of each recipe and the first line of its comment."""
     root = recipes_folder()

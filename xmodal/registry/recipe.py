@@ -1,16 +1,22 @@
-"""What a recipe is made of: its frozen models and their cards, found by reading, before anything is imported or built."""
+"""What a recipe is made of: its frozen models and their cards, found by reading, before anything is imported or built.
+
+A recipe from elsewhere, one that came with an adapter, is read by `parse`, which takes plain data alone.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xmodal.registry import models as registry
-from xmodal.registry.cards import HUB, HUB_ID, Card, locate, offline
+from xmodal.registry.cards import Card
 
-ADAPTER = ("adapter.safetensors", "recipe.yaml", "README.md")
+LIMIT = 1 << 18  # characters of a recipe from elsewhere
+DEEPEST = 64  # levels of one
+RESOLVER = re.compile(r"\$\{[\w.]+:")
 
 
 @dataclass(frozen=True)
@@ -44,18 +50,67 @@ def read(files: Sequence[str | Path], overrides: Sequence[tuple[str, str]] = ())
         if not path.is_file():
             raise FileNotFoundError(f"there is no recipe {str(path)!r}: `xmodal recipes` lists those that come with the package")
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            content = yaml.safe_load(text)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(content, dict):
             raise ValueError(f"{path} holds a {type(content).__name__}, but expected a recipe: sections model, data, trainer")
+        check_resolvers(text, str(path))
         document = _merge(document, content)
     for key, value in overrides:
+        check_resolvers(value, f"--{key}")
         try:
             document = _merge(document, _nest(document, key.split("."), yaml.safe_load(value)))
         except yaml.YAMLError:
             continue
     return document
+
+
+def parse(text: str, origin: str) -> dict[str, Any]:
+    """Return the section ``model`` of a recipe from elsewhere, which is plain data.
+
+    Raises ValueError for what is more than that (anchors, aliases, tags, ``${...}``), too large or too deep.
+    """
+    import yaml
+
+    if len(text) > LIMIT:
+        raise ValueError(f"{origin}: the recipe has {len(text)} characters, but at most {LIMIT} are read")
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if reason := _more_than_data(event, depth):
+                raise ValueError(f"{origin}: line {event.start_mark.line + 1} of the recipe {reason}, but it must be plain data")
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{origin}: the recipe is not YAML: {' '.join(str(error).split())[:200]}") from error
+    section = content.get("model", content) if isinstance(content, dict) else None
+    if not isinstance(section, dict) or not isinstance(section.get("class_path"), str):
+        raise ValueError(f"{origin}: the recipe names no class in its section model")
+    return section
+
+
+def _more_than_data(event: Any, depth: int) -> str:
+    import yaml
+
+    if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+        return "has an anchor or an alias"
+    if getattr(event, "tag", None):
+        return f"has the tag {str(event.tag)[:40]}"
+    if isinstance(event, yaml.ScalarEvent) and "${" in event.value:
+        return "has an interpolation"
+    return f"is nested in more than {DEEPEST} levels" if depth > DEEPEST else ""
+
+
+def check_resolvers(text: str, origin: str) -> None:
+    """Raise ValueError for ``${oc.env:NAME}`` and the like: what they give would be written into config and checkpoints."""
+    found = RESOLVER.search(text)
+    if found:
+        raise ValueError(
+            f"{origin}: {found[0]}...}} would write a value of this machine into configuration, checkpoints and the published "
+            "recipe: give it as an option instead; only names of the recipe's own sections, ${vars.NAME}, are resolved"
+        )
 
 
 def parts(document: Mapping[str, Any]) -> list[Part]:
@@ -81,34 +136,14 @@ def of_command(arguments: Sequence[str]) -> list[Part]:
 
 
 def of_adapter(name: str) -> list[Part]:
-    """Return the parts of a built-in adapter, of an adapter's folder, of a checkpoint or of an adapter on the hub.
+    """Return the parts of an adapter, as `xmodal.registry.adapters.find` knows it; its recipe is checked first.
 
-    The latter is fetched, for its hub id asks for that; raises FileNotFoundError where it cannot be. An unknown name has none.
+    Raises what `find` does, and ValueError for a recipe that names what may not be built without consent.
     """
-    path = Path(name)
-    if path.is_file():
-        import yaml
+    from xmodal.registry.adapters import find
 
-        from xmodal.registry.checkpoint import read_pickle
-
-        content = read_pickle(path, "the run of `xmodal fit` that wrote it")
-        recipe = content.get("recipe") if isinstance(content, Mapping) else None
-        return parts(yaml.safe_load(recipe)) if isinstance(recipe, str) else []
-    folder = path if path.is_dir() else registry.adapters().get(name, path)
-    if not folder.exists() and HUB_ID.fullmatch(name):
-        folder = _from_hub(name)
-    return parts(read([folder / "recipe.yaml"])) if (folder / "recipe.yaml").is_file() else []
-
-
-def _from_hub(name: str) -> Path:
-    """Return the folder of a published adapter, fetched unless it is here."""
-    card = Card(name, dict.fromkeys(ADAPTER), "unknown", False, f"{HUB}{name}", 0)
-    found = card.find()
-    if found is None and offline():
-        mend = "run the same command once without them, or give the path of its folder"
-        start = f"the adapter {name!r} is not on this machine ({', '.join(ADAPTER)}; size unknown; from {HUB}{name})"
-        raise FileNotFoundError(f"{start}, and this is offline (--offline or HF_HUB_OFFLINE=1): {mend}")
-    return found or locate(card, local_files_only=False)
+    found = find(name)
+    return parts({"model": found.recipe}) if found.recipe is not None else []
 
 
 def check_weights(found: Sequence[Part]) -> None:

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
-from typing import Any, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from xmodal.data.pictures import is_picture, read_pictures
-from xmodal.diffusion.sampling import Generators, Model, Scheduler, sample, with_guidance
+from xmodal.diffusion.sampling import sample, with_guidance
+from xmodal.diffusion.schedules import check_scheduler, scheduler_for, within
 from xmodal.foundation.base import Encoder, ImageEncoder, MelAutoencoder, Prior, TextEncoder, Vocoder
-from xmodal.text2audio.unet import MelNetwork
+from xmodal.pipelines import (
+    Callback,
+    Generators,
+    Options,
+    Pipeline,
+    SoundOutput,
+    check_counts,
+    check_finite,
+    check_output_type,
+    check_seconds,
+    checked,
+    one_each,
+)
+from xmodal.text2audio.network import MelNetwork, build_network
+from xmodal.text2audio.unet import MelUNet
 
 Query = Literal["image", "text", "prior"]
 Asked = Any
@@ -23,15 +37,16 @@ Asked = Any
 are the frames of one video."""
 
 OUTPUT_TYPES = ("np", "pt")
+PARTS_OF_RECIPE = ("encoder", "vocoder", "adapter", "autoencoder", "text_encoder", "prior")
+PLAIN = (
+    "query", "seconds", "prediction_type", "beta_schedule", "num_train_timesteps", "guidance_scale", "num_inference_steps",
+    "prior_options",
+)  # fmt: skip
 LIMITS = {"spectrograms": 1.0, "latents": 8.0}  # latents have about unit variance, and a few lie far out
-KARRAS_WITH_COSINE = (
-    "use_karras_sigmas with the cosine schedule (squaredcos_cap_v2) samples worse than fewer steps without them: "
-    "set use_karras_sigmas to False, or use_lu_lambdas to True"
-)
 
 
 @dataclass
-class CLIPSonicOutput:
+class CLIPSonicOutput(SoundOutput):
     """``audios``: float32 (N, T) in [-1, 1] at ``sampling_rate`` (Hz), array or tensor by ``output_type``.
 
     ``mels`` (N, M, L) are the log-mels they were made from, ``embeddings`` (N, d) the unit vectors that entered the
@@ -44,7 +59,7 @@ class CLIPSonicOutput:
     embeddings: Tensor
 
 
-class CLIPSonicPipeline:
+class CLIPSonicPipeline(Pipeline):
     """Call it with a text, a picture, a video, or a list of one of these kinds.
 
     Args:
@@ -60,6 +75,11 @@ class CLIPSonicPipeline:
         prediction_type, beta_schedule, num_train_timesteps: as trained.
         guidance_scale, num_inference_steps, prior_options: defaults of a call.
     """
+
+    takes: ClassVar[tuple[str, ...]] = ("text", "image", "video")
+    makes: ClassVar[str] = "audio"
+    PARTS = ("encoder", "generator", "vocoder", "autoencoder", "text_encoder", "prior")
+    ADAPTER = "generator"
 
     def __init__(
         self,
@@ -79,6 +99,9 @@ class CLIPSonicPipeline:
         num_inference_steps: int = 25,
         prior_options: Mapping[str, Any] | None = None,
     ) -> None:
+        scheduler = scheduler_for(prediction_type, beta_schedule, num_train_timesteps)
+        scheduler.register_to_config(clip_sample=autoencoder is None)  # other kinds that are made from its config read it
+        super().__init__(scheduler)
         if generator.mel is None:
             raise ValueError("the generator does not know its kind of mel: call its bind() first")
         generator.mel.require(vocoder.mel, "the mel of the generator", "the mel of the vocoder")
@@ -94,7 +117,7 @@ class CLIPSonicPipeline:
             if part is not None and part.dim != encoder.dim:
                 spaces = f"{name} has embeddings of size {part.dim}, but the generator was trained with size {encoder.dim}"
                 raise ValueError(f"{spaces}: take the towers and the prior of one CLIP")
-        self.encoder, self.generator, self.vocoder, self.autoencoder = encoder, generator.eval(), vocoder, autoencoder
+        self.encoder, self.generator, self.vocoder, self.autoencoder = encoder, generator, vocoder, autoencoder
         self.text_encoder = encoder if isinstance(encoder, TextEncoder) else text_encoder
         self.prior, self.query, self.seconds, self.guided = prior, query, seconds, guided
         self.guidance_scale, self.num_inference_steps = guidance_scale, num_inference_steps
@@ -102,48 +125,41 @@ class CLIPSonicPipeline:
         self._trained = {"prediction_type": prediction_type, "beta_schedule": beta_schedule}
         self._trained["num_train_timesteps"] = num_train_timesteps  # type: ignore[assignment]
         self._limit = LIMITS["spectrograms" if autoencoder is None else "latents"]
-        self._scheduler = scheduler_for(prediction_type, beta_schedule, num_train_timesteps)
-        self._scheduler.register_to_config(clip_sample=autoencoder is None)  # other kinds that are made from its config read it
-        self._shares = self._scheduler.alphas_cumprod
+        self._shares = scheduler.alphas_cumprod
 
-    @property
-    def scheduler(self) -> Scheduler:
-        """Any diffusers scheduler, made by ``Kind.from_config(pipe.scheduler.config)``; DPM-Solver++ unless exchanged."""
-        return self._scheduler
+    @classmethod
+    def from_recipe(cls, options: Options) -> CLIPSonicPipeline:
+        """See :meth:`xmodal.pipelines.Pipeline.from_recipe`."""
+        options.check(*PARTS_OF_RECIPE, *PLAIN, "condition_dropout", "mel_low", "mel_high")
+        encoder, vocoder = options.part("encoder", Encoder), options.part("vocoder", Vocoder)
+        autoencoder = options.part("autoencoder", MelAutoencoder)
+        ends = options.values("mel_low", "mel_high")
+        generator = build_network(options.factory("adapter", MelNetwork, MelUNet), encoder.dim, vocoder, autoencoder, **ends)
+        text_encoder, prior = options.part("text_encoder", TextEncoder), options.part("prior", Prior)
+        guided = options.values("condition_dropout").get("condition_dropout", 0.1) > 0
+        return cls(encoder, generator, vocoder, autoencoder, text_encoder, prior, guided=guided, **options.values(*PLAIN))
 
-    @scheduler.setter
-    def scheduler(self, scheduler: Scheduler) -> None:
+    def check_scheduler(self, scheduler: Any) -> None:
+        """Raise ValueError for a scheduler that is not of the noise that was trained with, or known to do harm."""
         check_scheduler(scheduler, self._trained, self.autoencoder is None)
-        self._scheduler = scheduler
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parts are."""
-        return next(self.generator.parameters()).device
-
-    def to(self, device: str | torch.device) -> CLIPSonicPipeline:
-        """Move all parts."""
-        for part in (self.encoder, self.generator, self.vocoder, self.autoencoder, self.text_encoder, self.prior):
-            if part is not None:
-                part.to(device)
-        return self
 
     def check_inputs(
-        self, seconds: float, num_inference_steps: int, num_waveforms_per_prompt: int, guidance_scale: float, output_type: str
+        self,
+        seconds: float,
+        num_inference_steps: int,
+        num_waveforms_per_prompt: int,
+        guidance_scale: float,
+        output_type: str,
+        batch_size: int | None = None,
     ) -> None:
         """Raise ValueError for the first argument that cannot work."""
-        if not (math.isfinite(seconds) and seconds > 0):
-            raise ValueError(f"audio_length_in_s must be above 0, not {seconds}")
-        for name, number in {
-            "num_inference_steps": num_inference_steps,
-            "num_waveforms_per_prompt": num_waveforms_per_prompt,
-        }.items():
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, not {number}")
+        check_seconds(seconds)
+        counts = {"num_inference_steps": num_inference_steps, "num_waveforms_per_prompt": num_waveforms_per_prompt}
+        check_counts(**counts, batch_size=batch_size)
+        check_finite(guidance_scale=guidance_scale)
         if guidance_scale > 1 and not self.guided:
             raise ValueError(f"guidance_scale {guidance_scale} needs a generator trained with condition_dropout above 0")
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, not {output_type!r}")
+        check_output_type(output_type, OUTPUT_TYPES)
 
     def kind(self, asked: Asked, query: str | None = None) -> Query:
         """How a query is read; raises ValueError where this pipeline cannot read it so."""
@@ -163,7 +179,6 @@ class CLIPSonicPipeline:
             raise ValueError("query prior needs a prior: load with one, see recipes/overlays/clipsonic_pd.yaml")
         return chosen  # type: ignore[return-value]
 
-    @torch.no_grad()
     def encode(
         self,
         asked: Asked | Sequence[Asked],
@@ -180,6 +195,12 @@ class CLIPSonicPipeline:
         if len(kinds) > 1:
             raise ValueError(f"one call takes queries of one kind, these are {' and '.join(sorted(kinds))}: call once for each")
         kind = kinds.pop()
+        with self.evaluating(), self.using(self.encoder, self.text_encoder, self.prior):
+            return self._encoded(several, kind, generator, frames, prior_options)
+
+    def _encoded(
+        self, several: list[Asked], kind: Query, generator: Generators, frames: int, prior_options: Mapping[str, Any] | None
+    ) -> Tensor:
         if kind == "image":
             return F.normalize(torch.stack([self._see(each, frames) for each in several]), dim=-1)
         if self.text_encoder is None:
@@ -188,7 +209,7 @@ class CLIPSonicPipeline:
         if kind == "prior" and self.prior is not None:
             options = {**self.prior_options, **(prior_options or {})}
             _check_options(self.prior, options)
-            if getattr(self.prior, "reads_tokens", False):
+            if self.prior.reads_tokens:
                 options["tokens"], options["mask"] = self.text_encoder.states(several)
             text = self.prior.sample(text, generator=generator, **options)
         return F.normalize(text.float(), dim=-1)
@@ -198,21 +219,23 @@ class CLIPSonicPipeline:
         pixels = read_pictures(asked, cast(ImageEncoder, self.encoder).image_size, frames)
         return F.normalize(self.encoder.embed(pixels.to(self.device)).float(), dim=-1).mean(0)
 
-    @torch.no_grad()
     def __call__(
         self,
         prompt: Asked | Sequence[Asked],
         *,
         query: Query | None = None,
+        negative_prompt: Asked | Sequence[Asked] | None = None,
         audio_length_in_s: float | None = None,
         num_waveforms_per_prompt: int = 1,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        batch_size: int | None = None,
         frames: int = 4,
         prior_options: Mapping[str, Any] | None = None,
         output_type: str = "np",
-        callback_on_step_end: Callable[[int, int], None] | None = None,
+        callback_on_step_end: Callback | None = None,
     ) -> CLIPSonicOutput:
         """Make ``num_waveforms_per_prompt`` sounds of every query.
 
@@ -220,9 +243,12 @@ class CLIPSonicPipeline:
             prompt: text, picture or video (see `Asked`), or a list of them. A string is a path if such a file exists or it
                 ends like a picture or a video, else a text.
             query: ``image``, ``text`` (its embedding as it is) or ``prior``; default as constructed.
+            negative_prompt: what should not be heard, of the kinds of ``prompt``, for all or a list with one for each.
             audio_length_in_s: seconds; any length, but the generator has learnt only that of its training.
             guidance_scale: at most 1 asks the generator once a step instead of twice.
             generator: one for the whole call, or one for each sound, which then depends on nothing else in the call.
+            latents: the noise to begin with, of the generator's own shape, in place of what ``generator`` would draw.
+            batch_size: sounds at once; default all.
             frames: of a video, evenly spaced, whose embeddings are averaged.
             prior_options: of ``Prior.sample``: candidates, guidance_scale, num_inference_steps; they go before the defaults.
             callback_on_step_end: called with (step, number of steps).
@@ -232,17 +258,29 @@ class CLIPSonicPipeline:
         steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
         seconds = self.seconds if audio_length_in_s is None else audio_length_in_s
-        self.check_inputs(seconds, steps, num_waveforms_per_prompt, scale, output_type)
+        self.check_inputs(seconds, steps, num_waveforms_per_prompt, scale, output_type, batch_size)
         several = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
-        repeated = [each for each in several for _ in range(num_waveforms_per_prompt)]
-        if isinstance(generator, (list, tuple)) and len(generator) != len(repeated):
-            raise ValueError(f"{len(generator)} generators for {len(repeated)} sounds: give one for each, or a single one")
+        total = len(several) * num_waveforms_per_prompt
+        parts = list(self.chunks(total, batch_size, generator))  # refuses a wrong number of generators before anything is read
         condition = self._encode_once(several, num_waveforms_per_prompt, query, generator, frames, prior_options)
+        unwanted = None
+        if negative_prompt is not None:
+            asked = one_each("negative prompts", negative_prompt, len(several))
+            fixed = torch.Generator().manual_seed(0)  # of a prior: the same for every call
+            unwanted = self.encode(asked, None, fixed, frames, prior_options).repeat_interleave(num_waveforms_per_prompt, 0)
         samples = round(seconds * self.vocoder.sample_rate)
-        mel = self.generate(condition, -(-samples // self.vocoder.mel.hop_length), steps, scale, generator, callback_on_step_end)
-        audio = self.vocoder(mel)[:, :samples].clamp(-1, 1)
+        length = -(-samples // self.vocoder.mel.hop_length)
+        mels, audios = [], []
+        for rows, noise in parts:
+            given = {"negative": unwanted, "latents": latents}
+            chosen = {name: None if value is None else value[rows] for name, value in given.items()}
+            with self.progress(callback_on_step_end) as callback:
+                mels.append(self.generate(condition[rows], length, steps, scale, noise, callback, **chosen))
+            with self.evaluating(), self.using(self.vocoder):
+                audios.append(checked(self.vocoder(mels[-1])[:, :samples], "sound").clamp(-1, 1))
+        audio = torch.cat(audios)
         made = audio if output_type == "pt" else audio.cpu().numpy()
-        return CLIPSonicOutput(made, self.vocoder.sample_rate, mel, condition)
+        return CLIPSonicOutput(made, self.vocoder.sample_rate, torch.cat(mels), condition)
 
     def _encode_once(self, several: list[Asked], times: int, query: Query | None, *options: Any) -> Tensor:
         """A picture's or text's own embedding is computed once for all its sounds; the prior draws anew for each."""
@@ -250,7 +288,6 @@ class CLIPSonicPipeline:
             return self.encode([each for each in several for _ in range(times)], query, *options)
         return self.encode(several, query, *options).repeat_interleave(times, 0)
 
-    @torch.no_grad()
     def generate(
         self,
         condition: Tensor,
@@ -258,20 +295,29 @@ class CLIPSonicPipeline:
         num_inference_steps: int,
         guidance_scale: float,
         generator: Generators = None,
-        callback: Callable[[int, int], None] | None = None,
+        callback: Callback | None = None,
+        negative: Tensor | None = None,
+        latents: Tensor | None = None,
     ) -> Tensor:
-        """Conditions (B, d) -> log-mels (B, M, frames), float32."""
-        steps = frames if self.autoencoder is None else -(-frames // self.autoencoder.factor)
-        shape = (len(condition), self.generator.n_mels, steps)
-        given = self.generator.prepare(condition)
-        nothing = self.generator.prepare(condition, torch.zeros(len(condition), dtype=torch.bool, device=condition.device))
-        model = with_guidance(self.generator, given, nothing, guidance_scale)
-        if self._trained["prediction_type"] == "epsilon":
-            model = within(model, self._shares.to(condition.device), self._limit)
-        made = sample(model, self.scheduler, shape, num_inference_steps, generator, condition.device, callback)
-        if self.autoencoder is not None:
-            return self.autoencoder.decode(made)[..., :frames]
-        return self.generator.denormalise(made.clamp(-1, 1))
+        """Conditions (B, d) -> log-mels (B, M, frames), float32; ``negative`` (B, d) takes the place of "no condition"."""
+        with self.evaluating(), self.using(self.generator, self.autoencoder):
+            steps = frames if self.autoencoder is None else -(-frames // self.autoencoder.factor)
+            shape = (len(condition), self.generator.n_mels, steps)
+            condition = condition.to(self.device)
+            given = self.generator.prepare(condition)
+            hidden = torch.zeros(len(condition), dtype=torch.bool, device=condition.device)
+            other = self.generator.prepare(condition, hidden)
+            if negative is not None:
+                other = self.generator.prepare(negative.to(condition))
+            model = with_guidance(self.generator, given, other, guidance_scale)
+            if self._trained["prediction_type"] == "epsilon":
+                model = within(model, self._shares.to(condition.device), self._limit)
+            made = sample(
+                model, self.scheduler, shape, num_inference_steps, generator, condition.device, callback, latents=latents
+            )
+            if self.autoencoder is not None:
+                return self.autoencoder.decode(made)[..., :frames]
+            return self.generator.denormalise(made.clamp(-1, 1))
 
 
 def _check_options(prior: Prior, options: Mapping[str, Any]) -> None:
@@ -283,49 +329,3 @@ def _check_options(prior: Prior, options: Mapping[str, Any]) -> None:
     if unknown:
         names = ", ".join(name for name in known if name not in ("text_embedding", "tokens", "mask", "generator"))
         raise ValueError(f"prior_options has no {unknown[0]!r} for a {type(prior).__name__}: choose from {names}")
-
-
-def scheduler_for(
-    prediction_type: str, beta_schedule: str = "squaredcos_cap_v2", num_train_timesteps: int = 1000, training: bool = False
-) -> Scheduler:
-    """Return the forward process for training, or DPM-Solver++ of order 2 for sampling."""
-    from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
-
-    options: Any = {
-        "num_train_timesteps": num_train_timesteps, "beta_schedule": beta_schedule, "prediction_type": prediction_type,
-    }  # fmt: skip
-    return DDPMScheduler(**options) if training else DPMSolverMultistepScheduler(**options, timestep_spacing="trailing")
-
-
-def within(model: Model, shares: Tensor, limit: float) -> Model:
-    """A model that answers noise, changed so that its guess of what lies under the noise stays in [-limit, limit].
-
-    At the cosine schedule's first step the guess is the answer's error divided by next to nothing. ``shares`` (timesteps,)
-    are the shares of what lies under it in the variance.
-    """
-
-    def bounded(noisy: Tensor, timestep: Tensor) -> Tensor:
-        share = shares[timestep.round().long()]
-        signal, noise = share.sqrt(), (1 - share).sqrt()
-        guess = (noisy - noise * model(noisy, timestep)) / signal
-        return (noisy - signal * guess.clamp(-limit, limit)) / noise
-
-    return bounded
-
-
-def check_scheduler(scheduler: Scheduler, trained: Mapping[str, Any], bounded: bool = True) -> None:
-    """Raise ValueError for a scheduler that is not of the noise that was trained with, or known to do harm.
-
-    What is made is ``bounded`` by [-1, 1], or else must not be cut to it.
-    """
-    wrong = {name: scheduler.config.get(name) for name, value in trained.items() if scheduler.config.get(name) != value}
-    if wrong:
-        raise ValueError(
-            f"the scheduler has {wrong}, but the generator was trained with {dict(trained)}: "
-            f"make it by from_config(pipe.scheduler.config)"
-        )
-    if scheduler.config.get("use_karras_sigmas") and trained["beta_schedule"] == "squaredcos_cap_v2":
-        raise ValueError(KARRAS_WITH_COSINE)
-    cuts = [name for name in ("clip_sample", "thresholding") if scheduler.config.get(name)]
-    if cuts and not bounded:
-        raise ValueError(f"{cuts[0]} cuts what is made to [-1, 1], but latents are larger: set it to False")

@@ -7,30 +7,27 @@ The supervised baselines (CLIP-TTA, CLAP-TTA) are the same task with a text towe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xmodal.adapter_task import AdapterTask
 from xmodal.data.audio import resample
-from xmodal.data.soundfiles import write_missing
+from xmodal.diffusion.schedules import scheduler_for
 from xmodal.diffusion.training import denoising_loss
 from xmodal.foundation.base import AudioEncoder, Encoder, ImageEncoder, MelAutoencoder, Prior, TextEncoder, Vocoder
-from xmodal.foundation.mel import MelSpec, log_mel
+from xmodal.foundation.mel import log_mel
 from xmodal.frozen import Feature
-from xmodal.task import AveragedTask
-from xmodal.text2audio.pipeline import CLIPSonicPipeline, Query, scheduler_for
-from xmodal.text2audio.unet import MelNetwork, MelUNet
-
-# The loudest tones and square waves at full scale reach +2.4 at 22 and 24 kHz and +3.3 at 44.1 kHz, in natural logarithms.
-LOUDEST = {"below 44.1 kHz": 2.5, "from 44.1 kHz": 3.3}
+from xmodal.text2audio.network import MelNetwork, build_network
+from xmodal.text2audio.pipeline import CLIPSonicOutput, CLIPSonicPipeline, Query
+from xmodal.text2audio.unet import MelUNet
 
 
-class CLIPSonic(AveragedTask):
+class CLIPSonic(AdapterTask):
     """Train a generator of spectrograms on pairs of picture and sound.
 
     Args:
@@ -54,14 +51,13 @@ class CLIPSonic(AveragedTask):
         mel_low, mel_high: log-mel values that become -1 and 1; default silence, and 2.5 (3.3 from 44.1 kHz).
         guidance_scale, num_inference_steps: defaults of the pipeline that this generator ships with.
         prior_options: likewise, of ``Prior.sample``: candidates, guidance_scale, num_inference_steps.
-        weights: a published generator to start from: a built-in name, or a folder with ``adapter.safetensors``.
-        predictions: folder that `predict_step` writes its sounds to.
-        **task: optimizer and lr_scheduler factories, see :class:`xmodal.task.Task`.
+        **task: weights, predictions, optimizer and lr_scheduler, see :class:`xmodal.adapter_task.AdapterTask`.
 
     Raises ValueError for options that cannot work.
     """
 
     adapter: MelNetwork
+    pipeline_class = CLIPSonicPipeline
 
     def __init__(
         self,
@@ -86,28 +82,15 @@ class CLIPSonic(AveragedTask):
         guidance_scale: float = 3.0,
         num_inference_steps: int = 25,
         prior_options: dict[str, Any] | None = None,
-        weights: str | None = None,
-        predictions: Path = Path("outputs/predictions"),
         **task: Any,
     ) -> None:
         super().__init__(ema_decay=ema_decay, **task)
         _check(template, seconds, condition_dropout, condition_noise)
-        self.encoder, self.vocoder, self.autoencoder = encoder, vocoder, autoencoder
-        size, latents, channels = vocoder.mel.n_mels, "", 1
-        if autoencoder is not None:
-            autoencoder.mel.require(vocoder.mel, "the mel of the autoencoder", "the mel of the vocoder")
-            size, latents, channels = autoencoder.size, autoencoder.fingerprint(), autoencoder.channels
-        self.query = query
+        self.encoder, self.vocoder, self.autoencoder, self.query = encoder, vocoder, autoencoder, query
         self._text_encoder: Any = text_encoder
         self._prior: Any = prior
-        self.adapter = self.build_adapter(adapter, encoder.dim, size)
-        low, high = _range(vocoder.mel)
-        low, high = low if mel_low is None else mel_low, high if mel_high is None else mel_high
-        self.adapter.bind(vocoder.mel, low, high, latents, channels)
-        self.start_average()
-        if weights is not None:
-            self.load_adapter(weights)
-        self.text, self.template, self.seconds, self.predictions = text, template, seconds, Path(predictions)
+        self.adopt(build_network(adapter, encoder.dim, vocoder, autoencoder, mel_low, mel_high))
+        self.text, self.template, self.seconds = text, template, seconds
         self.condition_dropout, self.condition_noise = condition_dropout, condition_noise
         self.noise_options: dict[str, Any] = {
             "prediction_type": prediction_type, "beta_schedule": beta_schedule, "num_train_timesteps": num_train_timesteps,
@@ -211,21 +194,13 @@ class CLIPSonic(AveragedTask):
         """What `PairedMedia` gives `predict_step` besides the texts: pictures for a picture query, no media for a text query."""
         return ("pixels",) if self._predicted == "image" else ()
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Path]:
-        """Write one sound per clip into ``predictions``, asked for as ``query`` says; clips that have one are passed over.
-
-        Each clip's noise depends on its id alone, so a run that was stopped and resumed gives the same sounds.
-        """
+    def make(self, batch: Mapping[str, Any], rows: Sequence[int], generators: list[torch.Generator]) -> CLIPSonicOutput:
+        """Sounds of a batch, asked for as ``query`` says."""
         kind = self._predicted
         if kind == "image" and "pixels" not in batch:
             raise ValueError("the query is a picture, but the data gives none: let it give pixels, or set query to text or prior")
         asked = list(batch["pixels"]) if kind == "image" else self.texts(batch)
-
-        def make(missing: list[int], noise: list[torch.Generator]) -> tuple[Any, int]:
-            made = self.pipeline()([asked[index] for index in missing], query=kind, generator=noise)
-            return made.audios, made.sampling_rate
-
-        return write_missing(self.predictions, batch["id"], make)
+        return self.pipeline()([asked[row] for row in rows], query=kind, generator=generators)
 
     def pipeline(self) -> CLIPSonicPipeline:
         """The callable that users run: picture or text in, sound out. The text tower and the prior are built here, once."""
@@ -248,12 +223,6 @@ class CLIPSonic(AveragedTask):
 def _built(part: Any) -> Any:
     """A part, or what its factory makes."""
     return part if part is None or isinstance(part, (Encoder, Prior)) else part()
-
-
-def _range(mel: MelSpec) -> tuple[float, float]:
-    """Silence and the loudest that occurs."""
-    high = LOUDEST["from 44.1 kHz" if mel.sample_rate >= 44_100 else "below 44.1 kHz"]
-    return mel.silence, high if mel.log == "ln" else high / 2.302585092994046
 
 
 def _check(template: str, seconds: float, dropout: float, noise: float) -> None:

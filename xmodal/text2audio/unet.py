@@ -6,9 +6,7 @@ Letters: B batch, M mel bands, L frames, d embedding width, D width of the netwo
 
 from __future__ import annotations
 
-import json
 import math
-from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xmodal.foundation.base import Adapter
 from xmodal.foundation.mel import MelSpec
+from xmodal.text2audio.network import MelNetwork
 
 
 @dataclass(frozen=True)
@@ -41,82 +39,6 @@ PRESETS: dict[str, Sizes] = {
     # As large as the 142.58 M that V2A-Mapper's authors print for CLIPSonic; that is all that is known of the original.
     "paper-size": Sizes((160, 320, 480, 640), (False, False, True, True)),
 }
-
-
-class MelNetwork(Adapter):
-    """What CLIPSonic trains: a denoiser of mel spectrograms, or of their latents, that remembers of which kind they are.
-
-    Networks see spectrograms whose values from ``low`` to ``high`` are spread over [-1, 1]; latents as they are. Kind, range
-    and autoencoder are stored with the weights; weights of another kind are refused.
-
-    Args:
-        in_dim: d, of the condition.
-        n_mels: M; of latents the numbers of a latent frame, channels times bands.
-    """
-
-    def __init__(self, in_dim: int, n_mels: int) -> None:
-        super().__init__()
-        self.in_dim, self.n_mels = in_dim, n_mels
-        self.mel: MelSpec | None = None
-        self.low, self.high = -1.0, 1.0
-        self.latents = ""
-
-    @abstractmethod
-    def prepare(self, condition: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Conditions (B, d) of any length -> what `forward` takes; "no condition" in rows where ``keep`` (B,) is false."""
-
-    @abstractmethod
-    def forward(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        """Answer noisy spectrograms (B, M, L) at times (B,) or () under what `prepare` made, in the same shape."""
-
-    def bind(self, mel: MelSpec, low: float, high: float, latents: str = "", channels: int = 1) -> None:
-        """Say of which kind the spectrograms are, and which values become -1 and 1; raises ValueError if they cannot be.
-
-        ``latents`` is the fingerprint of the autoencoder whose latents of such spectrograms are made ("" is none), and
-        ``channels`` how many those have.
-        """
-        if not latents and mel.n_mels != self.n_mels:
-            raise ValueError(f"the network was built for {self.n_mels} mel bands, but the vocoder takes {mel}")
-        if not low < high:
-            raise ValueError(f"the range of mel values must rise, but it is from {low} to {high}")
-        self.mel, self.low, self.high, self.latents = mel, float(low), float(high), latents
-
-    def normalise(self, log_mel: Tensor) -> Tensor:
-        """Log-mels (B, M, L) -> about [-1, 1], float32."""
-        return 2 * (log_mel.float() - self.low) / (self.high - self.low) - 1
-
-    def denormalise(self, normalised: Tensor) -> Tensor:
-        """The way back; nothing below the floor of the logarithm comes out."""
-        return ((normalised.float() + 1) / 2 * (self.high - self.low) + self.low).clamp(min=self.low)
-
-    def get_extra_state(self) -> Tensor:
-        """Kind and range as JSON in bytes, which safetensors can hold and no cast can round."""
-        kind = {"mel": None if self.mel is None else self.mel.to_dict(), "low": self.low, "high": self.high}
-        text = json.dumps({**kind, "latents": self.latents} if self.latents else kind)
-        return torch.tensor(list(text.encode()), dtype=torch.uint8)
-
-    def set_extra_state(self, state: Any) -> None:
-        """Raise ValueError, with both printed, where the stored weights are for other spectrograms than this network."""
-        stored = json.loads(bytes(state.tolist()).decode())
-        mel = None if stored["mel"] is None else MelSpec.of(stored["mel"], "the stored network")
-        if mel is None or self.mel is None:
-            self.mel = self.mel or mel
-            self.low, self.high, self.latents = stored["low"], stored["high"], stored.get("latents", "")
-            return
-        mel.require(self.mel, "the mel of the stored generator", "the mel of the vocoder")
-        if stored.get("latents", "") != self.latents:
-            makes = f"makes {_made(stored.get('latents', ''))}, this one {_made(self.latents)}"
-            raise ValueError(f"the stored generator {makes}: set autoencoder as it was trained")
-        if (stored["low"], stored["high"]) != (self.low, self.high):
-            own = f"from {self.low} to {self.high}"
-            raise ValueError(
-                f"the stored generator spreads mel values from {stored['low']} to {stored['high']}, this one {own}: "
-                f"set mel_low and mel_high as it was trained"
-            )
-
-
-def _made(latents: str) -> str:
-    return f"latents of the autoencoder {latents[:12]}" if latents else "spectrograms"
 
 
 class MelUNet(MelNetwork):

@@ -1,20 +1,30 @@
 """V2A-Mapper: picture to sound."""
 
-from xmodal.vision2audio.diffusion_mapper import DiffusionMapper
-from xmodal.vision2audio.pipeline import V2AMapperOutput, V2AMapperPipeline, slerp
-from xmodal.vision2audio.regression import LinearMapper, Mapper, MeanShift, RegressionMapper
-from xmodal.vision2audio.stereo import StereoPan
-from xmodal.vision2audio.task import V2AMapper
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "DiffusionMapper",
-    "LinearMapper",
-    "Mapper",
-    "MeanShift",
-    "RegressionMapper",
-    "StereoPan",
-    "V2AMapper",
-    "V2AMapperOutput",
-    "V2AMapperPipeline",
-    "slerp",
-]
+from xmodal import _lazily
+
+if TYPE_CHECKING:
+    from xmodal.vision2audio.diffusion_mapper import DiffusionMapper
+    from xmodal.vision2audio.mapper import Mapper
+    from xmodal.vision2audio.pipeline import V2AMapperOutput, V2AMapperPipeline, slerp
+    from xmodal.vision2audio.regression import LinearMapper, MeanShift, RegressionMapper
+    from xmodal.vision2audio.stereo import StereoPan
+    from xmodal.vision2audio.task import V2AMapper
+
+# What each task becomes in use: a pipeline is built without its task, which needs a trainer.
+PIPELINES = {"V2AMapper": "V2AMapperPipeline"}
+_HOMES = {
+    "DiffusionMapper": "diffusion_mapper",
+    "LinearMapper": "regression",
+    "Mapper": "mapper",
+    "MeanShift": "regression",
+    "RegressionMapper": "regression",
+    "StereoPan": "stereo",
+    "V2AMapper": "task",
+    "V2AMapperOutput": "pipeline",
+    "V2AMapperPipeline": "pipeline",
+    "slerp": "pipeline",
+}
+__all__ = [*_HOMES]  # noqa: PLE0604
+__getattr__ = _lazily(__name__, _HOMES)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from xmodal.diffusion.embedding_diffusion import EmbeddingDiffusion, guided_model, scale_up
 from xmodal.diffusion.prior_network import PriorConfig, PriorNetwork
 from xmodal.diffusion.sampling import Generators, Scheduler
-from xmodal.vision2audio.regression import Mapper, SourceNorm
+from xmodal.vision2audio.mapper import Mapper, SourceNorm
 
 
 class DiffusionMapper(Mapper):

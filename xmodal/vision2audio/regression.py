@@ -1,74 +1,24 @@
 """Mappers from one embedding space to another by regression: one guess for each source, the mean of what may be right.
 
-They are also the contract that every mapper keeps (`Mapper`), and the floors under an ablation (`LinearMapper`, `MeanShift`).
+Among them are the floors under an ablation (`LinearMapper`, `MeanShift`).
 Letters: B batch, d1 source width, d2 target width.
 """
 
 from __future__ import annotations
 
 import math
-import pickle
-from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xmodal.foundation.base import Adapter
+from xmodal.registry.checkpoint import load_into, only_tensors, read_pickle, read_tensors
+from xmodal.vision2audio.mapper import Mapper, SourceNorm
 
-SourceNorm = Literal["scaled", "unit", "none"]
 LOSSES = ("mse", "cosine")
-
-
-class Mapper(Adapter):
-    """Learns the way from source embeddings (B, d1) to target embeddings (B, d2) of the same clips.
-
-    Args:
-        in_dim: d1.
-        out_dim: d2.
-        source_norm: what is done to a source first: ``scaled`` (unit vector times sqrt(d1), so that its numbers have about
-            unit variance), ``unit``, or ``none`` (as the encoder gives it).
-
-    Raises ValueError for an unknown ``source_norm``.
-    """
-
-    def __init__(self, in_dim: int, out_dim: int, source_norm: SourceNorm = "scaled") -> None:
-        super().__init__()
-        if source_norm not in ("scaled", "unit", "none"):
-            raise ValueError(f"source_norm {source_norm!r} is not one of scaled, unit, none")
-        self.in_dim, self.out_dim, self.source_norm = in_dim, out_dim, source_norm
-
-    @abstractmethod
-    def loss(self, source: Tensor, target: Tensor) -> Tensor:
-        """Sources (B, d1) and their targets (B, d2), of any length -> scalar. Neither argument is changed."""
-
-    @abstractmethod
-    def sample(self, source: Tensor, generator: Any = None, **options: Any) -> Tensor:
-        """Sources (B, d1) -> normalised guesses (B, d2), float32; ``generator`` is one, or one for each row."""
-
-    def prepare(self, source: Tensor) -> Tensor:
-        """Sources (B, d1) as the network reads them, float32; raises ValueError for another shape."""
-        self.check(source, self.in_dim, "sources")
-        if self.source_norm == "none":
-            return source.float()
-        return F.normalize(source.float(), dim=-1) * (math.sqrt(self.in_dim) if self.source_norm == "scaled" else 1.0)
-
-    def check_pair(self, source: Tensor, target: Tensor) -> None:
-        """Raise ValueError where the targets are not (B, d2) for the same B."""
-        self.check(target, self.out_dim, "targets")
-        if len(source) != len(target):
-            raise ValueError(f"{len(source)} sources and {len(target)} targets were given: give one for one")
-
-    @staticmethod
-    def check(vectors: Tensor, dim: int, name: str) -> None:
-        """Raise ValueError where ``vectors`` are not (B, dim)."""
-        if vectors.ndim != 2 or vectors.shape[1] != dim:
-            raise ValueError(f"{name} have the shape {tuple(vectors.shape)}, but the mapper expects (B, {dim})")
 
 
 class _Regression(Mapper):
@@ -162,25 +112,16 @@ class RegressionMapper(_Regression):
             raise ValueError(f"{path} holds no regression mapper: the first or the last linear layer is missing")
         widths = first.shape[1], final.shape[0]
         mapper = cls(*widths, hidden_dim=first.shape[0], depth=last, source_norm="none", scale_target=False)
-        try:
-            mapper.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(f"{path} does not fit a regression mapper: {error}") from error
+        load_into(mapper, state, Path(path))
         return mapper
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: give the path of a .pth or .safetensors file")
-    try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read as a weight file ({type(error).__name__}): fetch it again") from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} holds no tensors by name: give an unmodified weight file")
-    return {str(key).removeprefix("module."): value.float() for key, value in content.items()}
+    origin = "whoever published it"
+    content = read_tensors(path, origin) if path.suffix == ".safetensors" else read_pickle(path, origin)
+    wrapped = isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping)
+    state = only_tensors(content, path, "state_dict" if wrapped else None)
+    return {key.removeprefix("module."): value.float() for key, value in state.items()}
 
 
 def _rename(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xmodal.vision2audio.regression import Mapper, RegressionMapper
+from xmodal.vision2audio.mapper import Mapper
+from xmodal.vision2audio.regression import RegressionMapper
 
 
 class StereoPan(Mapper):

@@ -7,26 +7,26 @@ the mapper, on pairs of embeddings alone. The audio tower is built only to train
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from xmodal.adapter_task import AdapterTask
 from xmodal.data.pan import from_known_pan, known_pan
-from xmodal.data.soundfiles import write_missing
 from xmodal.foundation.base import AudioEncoder, AudioGenerator, ImageEncoder
 from xmodal.frozen import Feature, Frozen
-from xmodal.task import AveragedTask
+from xmodal.pipelines import join
 from xmodal.vision2audio.frames import Aggregation, aggregate, check_aggregation
-from xmodal.vision2audio.pipeline import V2AMapperPipeline
-from xmodal.vision2audio.regression import Mapper, RegressionMapper
+from xmodal.vision2audio.mapper import Mapper
+from xmodal.vision2audio.pipeline import V2AMapperOutput, V2AMapperPipeline
+from xmodal.vision2audio.regression import RegressionMapper
 from xmodal.vision2audio.stereo import StereoPan
 
 
-class V2AMapper(AveragedTask):
+class V2AMapper(AdapterTask):
     """Train a mapper on pairs of picture and sound.
 
     Args:
@@ -38,16 +38,14 @@ class V2AMapper(AveragedTask):
             ``first``, ``random`` (another one at each reading), or ``per_frame`` (each is a source; results are averaged).
             Which one the paper takes was not available to us.
         frames: how many frames the pipeline takes of a video.
-        ema_decay: of averaged weights that are validated, published and used; lower at the beginning; 0 keeps no average.
         seconds, guidance_scale, num_inference_steps: defaults of the pipeline that this mapper ships with.
-        weights: a published mapper to start from: a built-in name, or a folder with ``adapter.safetensors``.
-        predictions: folder that `predict_step` writes its sounds to.
-        **task: optimizer and lr_scheduler factories, see :class:`xmodal.task.Task`.
+        **task: ema_decay, weights, predictions, optimizer and lr_scheduler, see :class:`xmodal.adapter_task.AdapterTask`.
 
     Raises ValueError for options, or pairs of parts, that cannot work.
     """
 
     adapter: Mapper
+    pipeline_class = V2AMapperPipeline
     predict_inputs = ("pixels",)  # what `PairedMedia` then gives: a manifest to predict from needs no sounds
 
     def __init__(
@@ -58,27 +56,22 @@ class V2AMapper(AveragedTask):
         adapter: Callable[[int, int], Mapper] = RegressionMapper,
         aggregation: Aggregation = "mean",
         frames: int = 4,
-        ema_decay: float = 0.0,
         seconds: float = 10.0,
         guidance_scale: float = 2.5,
         num_inference_steps: int = 25,
-        weights: str | None = None,
-        predictions: Path = Path("outputs/predictions"),
         **task: Any,
     ) -> None:
-        super().__init__(ema_decay=ema_decay, **task)
+        super().__init__(**task)
         check_aggregation(aggregation)
         if frames < 1 or seconds <= 0:
             raise ValueError(f"frames must be at least 1 and seconds above 0, not {frames} and {seconds}")
-        self.encoder, self.aggregation, self.predictions = encoder, aggregation, Path(predictions)
+        self.encoder, self.aggregation = encoder, aggregation
         self._target: Any = target
         self._generator: Any = generator
-        self.adapter = self.build_adapter(adapter, encoder.dim, self._out_dim())
-        if not isinstance(self.adapter, Mapper):
-            raise TypeError(f"adapter must make a Mapper, not a {type(self.adapter).__name__}: see xmodal.vision2audio")
-        self.start_average()
-        if weights is not None:
-            self.load_adapter(weights)
+        mapper = join(adapter, encoder.dim, self._out_dim())
+        if not isinstance(mapper, Mapper):
+            raise TypeError(f"adapter must make a Mapper, not a {type(mapper).__name__}: see xmodal.vision2audio")
+        self.adopt(mapper)
         self.defaults: dict[str, Any] = {
             "aggregation": aggregation, "frames": frames, "seconds": seconds, "guidance_scale": guidance_scale,
             "num_inference_steps": num_inference_steps,
@@ -198,20 +191,11 @@ class V2AMapper(AveragedTask):
             heard = self.target.sample_rate
             raise ValueError(f"the data gives sounds at {rate} Hz, but the target hears {heard} Hz: set data.sample_rate")
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Path]:
-        """Write one sound per clip into ``predictions``; clips that have one are passed over.
-
-        Each clip's noise depends on its id alone, so a run that was stopped and resumed gives the same sounds.
-        """
+    def make(self, batch: Mapping[str, Any], rows: Sequence[int], generators: list[torch.Generator]) -> V2AMapperOutput:
+        """Sounds of a batch's pictures."""
         if "pixels" not in batch:
             raise ValueError(f"the data gives no pixels, only {', '.join(batch)}: pictures are what sounds are made of")
-
-        def make(missing: list[int], noise: list[torch.Generator]) -> tuple[Any, int]:
-            made = self.pipeline()([batch["pixels"][index] for index in missing], generator=noise)
-            stereo = made.audios.ndim == 3
-            return made.audios.transpose(0, 2, 1) if stereo else made.audios, made.sampling_rate
-
-        return write_missing(self.predictions, batch["id"], make)
+        return self.pipeline()([batch["pixels"][row] for row in rows], generator=generators)
 
     def pipeline(self) -> V2AMapperPipeline:
         """The callable that users run: picture or video in, sound out. The generator is built here, once."""

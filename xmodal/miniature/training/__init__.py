@@ -3,10 +3,7 @@
 Nothing is imported before a class is asked for: a task of pictures needs none of the sounds' libraries.
 """
 
-from __future__ import annotations
-
-from importlib import import_module
-from typing import Any
+from xmodal import _lazily
 
 _HOMES = {
     "TrainVAE": "pictures", "TrainDiffusion": "pictures", "TrainHearing": "pictures", "TrainSeeing": "pictures",
@@ -15,9 +12,4 @@ _HOMES = {
     "TrainPrior": "prior",
 }  # fmt: skip
 __all__ = [*_HOMES]  # noqa: PLE0604
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = _lazily(__name__, _HOMES)

@@ -74,7 +74,7 @@ class TrainPair(ZooTask):
         return towers.text_projection(towers.text_model(input_ids=ids, attention_mask=mask).pooler_output)
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        net = self.net if self.training else self.average.module
+        net = self.net if self.training else self.published
         whole = torch.rand(len(batch["factors"])) < (self.whole if self.training else 1.0)
         texts = [full if all_ else some for full, some, all_ in zip(batch[self.whole_caption], batch[self.caption], whole)]
         towers = net["towers"]
@@ -95,11 +95,11 @@ class TrainPair(ZooTask):
         columns = [list(FACTORS).index(name) for name in self.factors]
         return torch.stack([F.cross_entropy(row, factors[:, column]) for row, column in zip(rows, columns)]).sum()
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        with torch.no_grad():
-            for temperature in self.temperatures(self.net["towers"]):  # type: ignore[index]
-                temperature.clamp_(0, SHARPEST)
-        super().on_train_batch_end()
+    @torch.no_grad()
+    def _move_average(self, steps: int) -> None:
+        for temperature in self.temperatures(self.net["towers"]):  # type: ignore[index]
+            temperature.clamp_(0, SHARPEST)
+        super()._move_average(steps)
 
     @torch.no_grad()
     def report(self, towers: Any, among: int = 64) -> str:

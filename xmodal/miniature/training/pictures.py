@@ -63,7 +63,7 @@ class TrainVAE(ZooTask):
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         pixels = batch["pixels"] * 2 - 1
-        net = self.net if self.training else self.average.module
+        net = self.net if self.training else self.published
         latents = net.encode(pixels).latent
         # A decoder trained alone knows the scale of its latents; the noise is relative to unit variance then.
         noise = (self.noise if self.train_encoder else self.noise / net.config.scaling_factor) * torch.randn_like(latents)
@@ -178,7 +178,7 @@ class TrainDiffusion(ZooTask):
         return {"latents": self.vae.encode(batch["pixels"] * 2 - 1).latent * self.vae.config.scaling_factor}
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        net = self.net if self.training else self.average.module
+        net = self.net if self.training else self.published
         captions = [("" if torch.rand(()) < self.unconditional else text) for text in batch["caption"]]
         ids = self.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(self.device)
         states = net["text_encoder"](ids).last_hidden_state
@@ -221,7 +221,7 @@ class TrainHearing(ZooTask):
         return BEATsModel(BEATsConfig(**self.config, finetuned_model=True, predictor_class=len(LABELS)))
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        net = self.net if self.training else self.average.module
+        net = self.net if self.training else self.published
         logits, target = net.logits(batch["waveform"]), batch["attributes"]
         things = len(THINGS)
         right = (logits[:, :things].argmax(-1) == target[:, :things].argmax(-1)).float().mean()
@@ -251,7 +251,7 @@ class TrainSeeing(ZooTask):
         return PictureTaggerModel({name: list(labels) for name, labels in FACTORS.items()})
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        net = self.net if self.training else self.average.module
+        net = self.net if self.training else self.published
         noise = self.noise * torch.rand((), device=self.device) if self.training else 0.0
         logits = net(batch["pixels"] + noise * torch.randn_like(batch["pixels"]))[1]
         right = (logits["thing"].argmax(-1) == batch["factors"][:, 0]).float().mean()

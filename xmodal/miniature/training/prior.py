@@ -83,7 +83,7 @@ class TrainPrior(ZooTask):
             keep = torch.rand(len(condition), device=condition.device) >= self.condition_dropout
         else:
             generator = torch.Generator().manual_seed(0)
-        network = self.net if self.training else self.average.module
+        network = self.net if self.training else self.published
         model = partial(network, condition=condition, keep_condition=keep)
         return {"denoising": self.diffusion.loss(model, scale_up(batch["embedding"]), generator=generator)}
 

@@ -72,7 +72,7 @@ class TrainMelVAE(ZooTask):
         return net.to(memory_format=torch.channels_last)
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        net: Any = self.net if self.training else self.average.module
+        net: Any = self.net if self.training else self.published
         mel = to_mel(batch["waveform"])[1].transpose(1, 2)[:, None]
         latents = net.encode(mel).latent
         error = (net.decode(latents + self.noise * torch.randn_like(latents)).sample - mel) / SCALE
@@ -150,7 +150,7 @@ class TrainVocoder(ZooTask):
         return net
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        net: Any = self.net if self.training else self.average.module
+        net: Any = self.net if self.training else self.published
         waveform, mel = to_mel(batch["waveform"])
         if self.training:
             waveform, mel = self._cut(waveform, mel)
@@ -273,7 +273,7 @@ class TrainAudioLDM(ZooTask):
         return {"latents": latents, "embedding": self.ears.embed(batch["waveform"])}
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        net: Any = self.net if self.training else self.average.module
+        net: Any = self.net if self.training else self.published
         condition = F.normalize(batch["embedding"], dim=-1)
         dropped = torch.rand(len(condition), 1, device=condition.device) < self.dropout
         condition = torch.where(dropped, self.null, condition)

@@ -6,18 +6,17 @@ import copy
 import shutil
 import tempfile
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
-from xmodal.task import Task
+from xmodal.registry.adapters import find
+from xmodal.task import Averaged
 
 
-class ZooTask(Task):
+class ZooTask(Averaged):
     """Trains ``build()``'s network, averages its weights and exports the average to ``output`` when training ends.
 
     Args:
@@ -27,14 +26,17 @@ class ZooTask(Task):
     """
 
     def __init__(self, output: Path, ema_decay: float = 0.998, start: Path | None = None, **task: Any) -> None:
-        super().__init__(**task)
+        super().__init__(ema_decay=ema_decay, **task)
         self.output = Path(output)
         self.net = self.build()
         if start is not None:
-            state = torch.load(start, map_location="cpu", weights_only=True)["state_dict"]
-            prefix = "average.module."
-            self.net.load_state_dict({key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)})
-        self.average = AveragedModel(self.net, multi_avg_fn=_warm_average(ema_decay)).requires_grad_(False)
+            self.net.load_state_dict(_averaged(start))
+        self.start_average()
+
+    @property
+    def trained(self) -> nn.Module:
+        """The whole network."""
+        return self.net
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -43,9 +45,6 @@ class ZooTask(Task):
     @abstractmethod
     def export(self, net: nn.Module, folder: Path) -> None:
         """Write the averaged network into an empty folder."""
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.average.update_parameters(self.net)
 
     def on_train_end(self) -> None:
         if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
@@ -57,7 +56,7 @@ class ZooTask(Task):
         with tempfile.TemporaryDirectory(dir=self.output.parent) as scratch:
             fresh = Path(scratch) / "export"
             fresh.mkdir()
-            self.export(copy.deepcopy(self.average.module).eval(), fresh)
+            self.export(copy.deepcopy(self.published).eval(), fresh)
             for part in fresh.iterdir():
                 target = self.output / part.name
                 self.output.mkdir(exist_ok=True)
@@ -66,12 +65,11 @@ class ZooTask(Task):
                 part.replace(target)
 
 
-def _warm_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
-        now = min(decay, (1 + int(count)) / (10 + int(count)))
-        torch._foreach_lerp_(averaged, current, 1 - now)
-
-    return update
+def _averaged(path: Path) -> dict[str, Tensor]:
+    """The averaged network of a checkpoint; earlier versions wrapped it once more."""
+    state = find(path).state()
+    found = {key.removeprefix("average."): value for key, value in state.items() if key.startswith("average.")}
+    return {key.removeprefix("module."): value for key, value in found.items() if key != "n_averaged"}
 
 
 def autoencoder(channels: Sequence[int], layers: Sequence[int], latent_channels: int, in_channels: int = 3) -> Any:

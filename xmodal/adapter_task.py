@@ -1,0 +1,139 @@
+"""AdapterTask: a task that trains one adapter, which is published by itself and makes results."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+from zlib import crc32
+
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from xmodal.files import write_beside
+from xmodal.foundation.base import Adapter
+from xmodal.pipelines import Output, join
+from xmodal.registry.adapters import ADAPTER, CARD, RECIPE, find
+from xmodal.registry.checkpoint import load_into
+from xmodal.registry.modelcard import model_card
+from xmodal.task import Averaged
+
+
+class AdapterTask(Averaged):
+    """Trains ``self.adapter``, alone or with its moving average.
+
+    A subclass builds its parts, then calls :meth:`adopt` with the adapter; :meth:`predict_step` makes its results by
+    :meth:`make`.
+
+    Args:
+        ema_decay: see :class:`xmodal.task.Averaged`.
+        weights: a published adapter to start from: any name of `xmodal.registry.adapters.find`.
+        predictions: folder that ``xmodal predict`` writes its results to.
+        **task: optimizer and lr_scheduler factories, see :class:`xmodal.task.Task`.
+    """
+
+    adapter: Adapter
+
+    def __init__(
+        self,
+        ema_decay: float = 0.0,
+        weights: str | None = None,
+        predictions: Path = Path("outputs/predictions"),
+        **task: Any,
+    ) -> None:
+        super().__init__(ema_decay=ema_decay, **task)
+        self.average = None
+        self.weights, self.predictions = weights, Path(predictions)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The adapter."""
+        return self.adapter
+
+    def build_adapter(self, factory: Callable[[int, int], nn.Module], in_dim: int, out_dim: int) -> Any:
+        """Return ``factory(in_dim, out_dim)``; raises ValueError that names both sizes where the pair cannot be joined."""
+        return join(factory, in_dim, out_dim)
+
+    def adopt(self, adapter: Any) -> None:
+        """Take an adapter, begin its average, and start from ``weights`` where they are given."""
+        self.adapter = adapter
+        self.start_average()
+        if self.weights is not None:
+            self.load_adapter(self.weights)
+
+    def load_adapter(self, source: str | Path) -> None:
+        """Start from published weights: any name of `xmodal.registry.adapters.find`; the average starts there, too.
+
+        Raises what `find` does, and ValueError for weights of another adapter.
+        """
+        found = find(source)
+        state = found.weights()
+        load_into(self.adapter, state, found.place)
+        if self.average is not None:
+            self.average.load_state_dict(self.adapter.state_dict())
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, trust: bool = False, **parts: Any) -> Self:
+        """Rebuild a task, in eval mode, from what ``save_adapter`` wrote, or from any name of `xmodal.registry.adapters.find`.
+
+        ``parts`` and ``trust`` as in ``from_checkpoint``.
+        """
+        found = find(folder)
+        task = cls._rebuilt(found, trust, parts)
+        load_into(task.adapter, found.weights(), found.place)
+        if task.average is not None:
+            task.average.load_state_dict(task.adapter.state_dict())
+        return task.eval()
+
+    def save_adapter(
+        self, folder: str | Path, metrics: Mapping[str, float] | None = None, dtype: torch.dtype | None = None
+    ) -> Path:
+        """Write adapter.safetensors, recipe.yaml and a model card; returns the folder.
+
+        Each file replaces its predecessor in one move and the weights come last, so a folder with weights is complete.
+        ``dtype`` casts the floating-point weights. Raises ValueError without a recipe, and for weights that are not finite.
+        """
+        if self.recipe is None:
+            raise ValueError("there is no recipe to save beside the adapter: train through `xmodal fit`, or set task.recipe")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        section = yaml.safe_load(self.recipe)
+        section = section.get("model", section)
+        weights = {name: _cast(value, dtype) for name, value in self.published.state_dict().items()}
+        wrong = [name for name, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+        if wrong:
+            raise ValueError(f"{wrong[0]} of the adapter is not finite{f' in {dtype}' if dtype else ''}: it is not published")
+        card = model_card(folder.name, section, weights, metrics or {})
+        text = yaml.safe_dump({"model": section}, sort_keys=False, allow_unicode=True)
+        write_beside(folder / CARD, lambda path: path.write_text(card, "utf-8"))
+        write_beside(folder / RECIPE, lambda path: path.write_text(text, "utf-8"))
+        write_beside(folder / ADAPTER, lambda path: save_file(weights, path))
+        return folder
+
+    @abstractmethod
+    def make(self, batch: Mapping[str, Any], rows: Sequence[int], generators: list[torch.Generator]) -> Output:
+        """Return the pipeline's results of these rows of a batch, in order."""
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Path]:
+        """Write one result per clip into ``predictions``; clips that have one are passed over.
+
+        Each clip's noise depends on its id alone, so a run that was stopped and resumed gives the same results.
+        """
+        if self.pipeline_class is None:
+            raise TypeError(f"{type(self).__name__} has no pipeline_class, so nothing can be predicted")
+        names = [str(name) for name in batch["id"]]
+        targets = [self.predictions / f"{name}{self.pipeline_class.suffix}" for name in names]
+        missing = [row for row, path in enumerate(targets) if not path.exists()]
+        if missing:
+            made = self.make(batch, missing, [torch.Generator().manual_seed(crc32(names[row].encode())) for row in missing])
+            for number, row in enumerate(missing):
+                made.save(number, targets[row])
+        return targets
+
+
+def _cast(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    value = value.detach().cpu()
+    return (value.to(dtype) if dtype is not None and value.is_floating_point() else value).contiguous().clone()
