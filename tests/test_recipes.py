@@ -28,6 +28,22 @@ def parser() -> ArgumentParser:
         return capture_parser(cli.run)
 
 
+def test_a_class_in_the_place_of_a_default_keeps_its_own_options(parser: ArgumentParser, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "model:\n  class_path: xmodal.vision2audio.V2AMapper\n  init_args:\n"
+        "    encoder: {class_path: xmodal.foundation.clip.ImageTower}\n"
+        "    target: {class_path: xmodal.foundation.clap.AudioTower}\n"
+        "    generator: {class_path: xmodal.foundation.audioldm.AudioLDM}\n"
+        "    adapter: {class_path: xmodal.vision2audio.DiffusionMapper}\n"
+        "    optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1}}\n"
+        "data: {class_path: xmodal.miniature.data.World, init_args: {parts: []}}\n"
+    )
+    found = parser.parse_args(["fit", "--config", str(recipe)]).fit.model.init_args
+    assert found.adapter.init_args.source_norm == "unit"  # a regression mapper's is "scaled"
+    assert found.optimizer.init_args.weight_decay == 0  # AdamW's is 0.01
+
+
 def base_of(overlay: Path) -> Path:
     """The recipe that an overlay's header names: ``# Base: recipes/audio2image/audiotoken.yaml``."""
     found = re.search(r"^# Base: *(?:recipes/)?(\S+\.yaml)", overlay.read_text(), re.MULTILINE)

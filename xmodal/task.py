@@ -46,9 +46,10 @@ class Task(LightningModule):
         if vars(cls).get("pipeline_class") is not None:
             cls.takes, cls.makes = cls.pipeline_class.takes, cls.pipeline_class.makes  # type: ignore[union-attr]
 
-    def __init__(self, optimizer: OptimizerCallable = torch.optim.AdamW, lr_scheduler: LRSchedulerCallable | None = None) -> None:
+    def __init__(self, optimizer: OptimizerCallable | None = None, lr_scheduler: LRSchedulerCallable | None = None) -> None:
         super().__init__()
-        self._optimizer = optimizer
+        # AdamW, but not in the signature: the command line would pass its options on to an optimizer that takes its place.
+        self._optimizer = torch.optim.AdamW if optimizer is None else optimizer
         self._lr_scheduler = lr_scheduler
 
     @abstractmethod

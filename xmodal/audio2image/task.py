@@ -27,7 +27,8 @@ class AudioToken(AdapterTask):
     Args:
         encoder: hears; its ``tokens`` feed the embedder.
         generator: paints; its text encoder receives the pseudo-word.
-        adapter: factory ``(encoder.width, generator.token_dim) -> Adapter``.
+        adapter: factory ``(encoder.width, generator.token_dim) -> Adapter``; default `AudioTokenEmbedder` (no default in the
+            signature: the command line would pass its options on to a class that takes its place).
         prompt: training template; ``{}`` is the place of the pseudo-word.
         l1_weight: lambda of mean |token| (the public code's default).
         l2_weight: lambda of the squared norm.
@@ -44,7 +45,7 @@ class AudioToken(AdapterTask):
         self,
         encoder: AudioEncoder,
         generator: ImageGenerator,
-        adapter: Callable[[int, int], Adapter] = AudioTokenEmbedder,
+        adapter: Callable[[int, int], Adapter] | None = None,
         prompt: str = "a photo of {}",
         l1_weight: float = 0.01,
         l2_weight: float = 0.0,
@@ -59,7 +60,7 @@ class AudioToken(AdapterTask):
         if prompt.count("{}") != 1:
             raise ValueError(f"prompt {prompt!r} must hold exactly one {{}}, the place of the sound")
         self.encoder, self.generator = encoder, generator
-        self.adopt(join(adapter, encoder.width, generator.token_dim))
+        self.adopt(join(adapter or AudioTokenEmbedder, encoder.width, generator.token_dim))
         self.prompt = prompt
         self.lambdas = {"l1": l1_weight, "l2": l2_weight, "classification": classification_weight}
         self.seconds, self.short = seconds, short

@@ -63,7 +63,7 @@ class CLIPSonic(AdapterTask):
         self,
         encoder: Encoder,
         vocoder: Vocoder,
-        adapter: Callable[[int, int], MelNetwork] = MelUNet,
+        adapter: Callable[[int, int], MelNetwork] | None = None,
         autoencoder: MelAutoencoder | None = None,
         text_encoder: Callable[[], TextEncoder] | None = None,
         prior: Callable[[], Prior] | None = None,
@@ -89,7 +89,7 @@ class CLIPSonic(AdapterTask):
         self.encoder, self.vocoder, self.autoencoder, self.query = encoder, vocoder, autoencoder, query
         self._text_encoder: Any = text_encoder
         self._prior: Any = prior
-        self.adopt(build_network(adapter, encoder.dim, vocoder, autoencoder, mel_low, mel_high))
+        self.adopt(build_network(adapter or MelUNet, encoder.dim, vocoder, autoencoder, mel_low, mel_high))
         self.text, self.template, self.seconds = text, template, seconds
         self.condition_dropout, self.condition_noise = condition_dropout, condition_noise
         self.noise_options: dict[str, Any] = {

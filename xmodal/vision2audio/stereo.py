@@ -22,7 +22,7 @@ class StereoPan(Mapper):
 
     Args:
         in_dim, out_dim: d1 and d2.
-        mapper: factory ``(d1, d2) -> Mapper`` of what gives the target embeddings.
+        mapper: factory ``(d1, d2) -> Mapper`` of what gives the target embeddings; default `RegressionMapper`.
         hidden_dim: of the head: linear, SiLU, linear, tanh.
         weight: of the head's loss in the task's sum; the head has its own parameters, so only clipping feels it.
 
@@ -33,11 +33,11 @@ class StereoPan(Mapper):
         self,
         in_dim: int,
         out_dim: int,
-        mapper: Callable[[int, int], Mapper] = RegressionMapper,
+        mapper: Callable[[int, int], Mapper] | None = None,
         hidden_dim: int = 128,
         weight: float = 1.0,
     ) -> None:
-        inner = mapper(in_dim, out_dim)
+        inner = (mapper or RegressionMapper)(in_dim, out_dim)
         super().__init__(in_dim, out_dim, inner.source_norm)
         if hidden_dim < 1 or weight <= 0:
             raise ValueError(f"hidden_dim {hidden_dim} must be at least 1 and weight {weight} above 0")

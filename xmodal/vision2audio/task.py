@@ -33,7 +33,8 @@ class V2AMapper(AdapterTask):
         encoder: sees; gives the sources.
         target: hears; gives the targets. It must be the CLAP that the generator was trained with. A part, or what builds it.
         generator: makes sounds of the target's embeddings; never built in training.
-        adapter: factory ``(encoder.dim, target.dim) -> Mapper``.
+        adapter: factory ``(encoder.dim, target.dim) -> Mapper``; default `RegressionMapper`, which no annotation says: the
+            command line would pass options of a default class on to the one that takes its place.
         aggregation: what becomes of the frames of a clip (pixels (B, F, 3, H, W)): ``mean`` (of unit vectors), ``middle``,
             ``first``, ``random`` (another one at each reading), or ``per_frame`` (each is a source; results are averaged).
             Which one the paper takes was not available to us.
@@ -53,7 +54,7 @@ class V2AMapper(AdapterTask):
         encoder: ImageEncoder,
         target: Callable[[], AudioEncoder],
         generator: Callable[[], AudioGenerator],
-        adapter: Callable[[int, int], Mapper] = RegressionMapper,
+        adapter: Callable[[int, int], Mapper] | None = None,
         aggregation: Aggregation = "mean",
         frames: int = 4,
         seconds: float = 10.0,
@@ -68,7 +69,7 @@ class V2AMapper(AdapterTask):
         self.encoder, self.aggregation = encoder, aggregation
         self._target: Any = target
         self._generator: Any = generator
-        mapper = join(adapter, encoder.dim, self._out_dim())
+        mapper = join(adapter or RegressionMapper, encoder.dim, self._out_dim())
         if not isinstance(mapper, Mapper):
             raise TypeError(f"adapter must make a Mapper, not a {type(mapper).__name__}: see xmodal.vision2audio")
         self.adopt(mapper)
