@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from io import BufferedWriter
 from pathlib import Path
 from uuid import uuid4
@@ -34,6 +34,7 @@ BEGINNINGS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x1a\x45\xdf\xa3", "container"), (0, b"\x30\x26\xb2\x75", "container"),
 )  # fmt: skip
 TS_PACKET = 188  # bytes
+SHARED = (".ts", ".mts")  # suffixes that TypeScript has, too
 
 
 def is_file(word: object) -> bool:
@@ -87,26 +88,43 @@ def kind_of(path: str | os.PathLike[str]) -> str:
     return found or named
 
 
-def media_in(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """Files with a suffix of media directly inside a folder, sorted, and how often which other suffix was passed over.
+def media_in(folder: Path, kinds: Sequence[str] = ("audio", "image", "video", "container")) -> tuple[list[Path], Counter[str]]:
+    """Files of these kinds directly inside a folder, sorted, and how often which other suffix was passed over.
 
-    Hidden files, and the ``._`` files that macOS leaves beside others, are no media and are not counted.
+    The suffix decides; where there is none that is known, the content does. Hidden files, and the ``._`` files that macOS
+    leaves beside others, are no media and are not counted.
     """
     found: list[Path] = []
     others: Counter[str] = Counter()
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.is_dir():
+        if is_hidden(path.name) or path.is_dir():
             continue
-        if suffix_of(path.name) in KINDS:
+        suffix = suffix_of(path.name)
+        kind = KINDS.get(suffix, "")
+        if not kind or suffix in SHARED:
+            kind = _sniffed_or_none(path)
+        if kind in kinds:
             found.append(path)
         else:
-            others[suffix_of(path.name) or "no suffix"] += 1
+            others[suffix or "without suffix"] += 1
     return found, others
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file's name hides it; so do the ``._`` names of macOS."""
+    return name.startswith(".")
 
 
 def passed_over(others: Counter[str]) -> str:
     """``3 .txt, 1 .json`` for people; the most frequent first."""
-    return ", ".join(f"{number} {suffix}" for suffix, number in others.most_common(8)) + (" …" if len(others) > 8 else "")
+    return ", ".join(f"{number} {suffix}" for suffix, number in others.most_common(8)) + (" and more" if len(others) > 8 else "")
+
+
+def _sniffed_or_none(path: Path) -> str:
+    try:
+        return sniffed(path)
+    except OSError:
+        return ""
 
 
 def write_whole(target: Path, pieces: Iterable[bytes]) -> Path:

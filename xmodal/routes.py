@@ -14,11 +14,6 @@ ROUTES: dict[tuple[str, str], tuple[str, ...]] = {
     ("video", "audio"): ("v2a-mini", "clipsonic-mini"),
     ("text", "audio"): ("clipsonic-mini",),
 }
-SUFFIXES = {
-    "audio": {".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac", ".opus", ".aiff", ".aif"},
-    "image": {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"},
-    "video": {".mp4", ".mkv", ".webm", ".mov", ".avi"},
-}
 
 
 def pipeline(name: str | Path, **parts: Any) -> Any:
@@ -56,17 +51,6 @@ def route(to: str, source: str = "audio") -> str:
         raise ValueError(f"the adapter {candidates[0]!r} is not installed: train it with its recipe (`xmodal recipes`)")
     known = ", ".join(f"{start} to {end}" for start, end in ROUTES)
     raise ValueError(f"there is no way from {source} to {to}: the ways are {known}")
-
-
-def modality(path: str | Path) -> str:
-    """Return audio, image, video or text: by suffix, and text for what is no file."""
-    suffix = Path(path).suffix.lower()
-    for name, suffixes in SUFFIXES.items():
-        if suffix in suffixes:
-            return name
-    if Path(path).is_file():
-        raise ValueError(f"cannot tell from the name of {path} whether it is a sound, a picture or a video")
-    return "text"
 
 
 def _download(name: str) -> Path:

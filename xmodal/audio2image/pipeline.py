@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xmodal.data import values
 from xmodal.data.audio import load_audio, resample
 from xmodal.data.window import window
 from xmodal.foundation.base import Adapter, AudioEncoder, ImageGenerator
@@ -84,18 +85,13 @@ class AudioTokenPipeline:
     def waveform(self, sound: Sound, sampling_rate: int | None = None) -> Tensor:
         """Read one sound as the encoder wants it: mono float32 (T,) of exactly ``seconds``.
 
-        Arrays are (T,) or (channels, T) and need their ``sampling_rate`` in Hz.
+        Arrays are (T,), (channels, T) or (T, channels) and need their ``sampling_rate`` in Hz (`xmodal.data.values`).
         """
         rate = self.encoder.sample_rate
         if isinstance(sound, (str, Path)):
             mono = load_audio(sound, rate)
-        elif sampling_rate is None:
-            raise ValueError("a waveform needs its sampling_rate (Hz); only files know their own")
         else:
-            array = torch.as_tensor(sound, dtype=torch.float32)
-            if not array.numel() or not torch.isfinite(array).all():
-                raise ValueError(f"the waveform of shape {tuple(array.shape)} must hold samples, all of them finite")
-            mono = resample(array.mean(0) if array.ndim == 2 else array, sampling_rate, rate)
+            mono = resample(values.waveform(sound, sampling_rate), int(sampling_rate or 0), rate)
         return window(mono, round(self.seconds * rate), self.short)
 
     @torch.no_grad()
@@ -133,6 +129,7 @@ class AudioTokenPipeline:
         """
         prompt = self.prompt if prompt is None else prompt
         steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
+        scale = values.finite("guidance_scale", self.guidance_scale if guidance_scale is None else guidance_scale)
         self.check_inputs(prompt, steps, num_images_per_prompt, output_type)
         tokens = self.encode(sounds, sampling_rate)
         repeated = tokens.repeat_interleave(num_images_per_prompt, 0)
@@ -140,7 +137,7 @@ class AudioTokenPipeline:
             self.generator.prompt_embeds([prompt] * len(repeated), repeated),
             self.generator.prompt_embeds([negative_prompt] * len(repeated)) if negative_prompt else None,
             num_inference_steps=steps,
-            guidance_scale=self.guidance_scale if guidance_scale is None else guidance_scale,
+            guidance_scale=scale,
             generator=generator,
             scheduler=self.scheduler,
             callback=callback_on_step_end,

@@ -53,6 +53,11 @@ def progress(what: str) -> Callable[[int, int], None] | None:
     )
 
 
+def printable(text: str) -> str:
+    """A text with names of files in it as a terminal may show it: no control characters, which would steer the terminal."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape", "replace").decode() for letter in text)
+
+
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Columns as wide as their widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

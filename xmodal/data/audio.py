@@ -18,7 +18,7 @@ from torch import Tensor
 from xmodal.data import decoding
 from xmodal.data.codec import check_backend
 from xmodal.data.decoding import read_sound
-from xmodal.files import AUDIO, VIDEO, media_in
+from xmodal.files import media_in
 
 if TYPE_CHECKING:
     from soundfile import SoundFile
@@ -133,7 +133,7 @@ def list_audio(paths: Iterable[str | Path]) -> list[Path]:
     asked = [Path(path) for path in paths]
     for path in asked:
         if path.is_dir():
-            found += [each for each in media_in(path)[0] if each.suffix.lower() in AUDIO | VIDEO]
+            found += media_in(path, ("audio", "video", "container"))[0]
         elif path.exists():
             found.append(path)
         else:
@@ -283,14 +283,15 @@ def _read_by_codec(path: Path, start: float, duration: float | None, longest: fl
     """Samples (T, C) float32 and their rate, by torchcodec."""
     from xmodal.data import codec
 
-    decoder, total = codec.open_sound(path)
-    if total:
-        _check_start(path, start, total)
-    _check_length(path, min(duration, total) if duration is not None and total else duration or total - start, longest)
-    _size_is_right(path)
-    wanted = duration if duration is not None or total else longest + 1
-    samples, rate = codec.read_samples(decoder, path, start, wanted)
-    _check_length(path, len(samples) / rate, longest)
-    if not len(samples):
+    decoder = codec.open_sound(path)
+    total = sound_seconds(path)
+    _check_start(path, start, total)
+    _check_length(path, total - start if duration is None else min(duration, total - start), longest)
+    origin = _by_ffmpeg(path, lambda: decoding.origin(path))
+    stop = None if duration is None else start + duration
+    samples, rate, first = codec.read_samples(decoder, path, origin + start, None if stop is None else origin + stop)
+    late = max(0, round((first - origin - start) * rate))
+    if not len(samples) and not late:
         raise ValueError(f"{path} is empty: its audio stream holds no samples")
-    return samples, rate
+    samples = np.concatenate([np.zeros((late, samples.shape[1]), np.float32), samples])
+    return samples[: None if duration is None else round(duration * rate)], rate

@@ -44,6 +44,12 @@ def sound_seconds(path: Path) -> float:
         return span(path, container, stream_of(container, path))[1]
 
 
+def origin(path: Path) -> float:
+    """Where the file's clock begins, in seconds of its own time stamps."""
+    with opened(path) as container:
+        return zero(container)
+
+
 def stream_of(container: Any, path: Path) -> Any:
     """The sound of a container; ValueError where it has none."""
     if not container.streams.audio:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xmodal.data.pictures import is_picture, read_pictures
+from xmodal.data.values import finite
 from xmodal.diffusion.sampling import Generators, Model, Scheduler, sample, with_guidance
 from xmodal.foundation.base import Encoder, ImageEncoder, MelAutoencoder, Prior, TextEncoder, Vocoder
 from xmodal.text2audio.unet import MelNetwork
@@ -230,7 +231,7 @@ class CLIPSonicPipeline:
         Raises ValueError, or FileNotFoundError for a missing picture, before anything is generated.
         """
         steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
-        scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        scale = finite("guidance_scale", self.guidance_scale if guidance_scale is None else guidance_scale)
         seconds = self.seconds if audio_length_in_s is None else audio_length_in_s
         self.check_inputs(seconds, steps, num_waveforms_per_prompt, scale, output_type)
         several = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]

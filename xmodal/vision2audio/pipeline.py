@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from xmodal.data.audio import resample
 from xmodal.data.pan import panned
 from xmodal.data.pictures import read_pictures
+from xmodal.data.values import finite
 from xmodal.diffusion.sampling import Generators, Scheduler
 from xmodal.foundation.base import AudioEncoder, AudioGenerator, ImageEncoder
 from xmodal.vision2audio.frames import Aggregation, aggregate, check_aggregation, frames_to_read
@@ -175,7 +176,7 @@ class V2AMapperPipeline:
         Raises ValueError, or FileNotFoundError for a missing picture, before anything is generated.
         """
         steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
-        scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        scale = finite("guidance_scale", self.guidance_scale if guidance_scale is None else guidance_scale)
         seconds = self.seconds if audio_length_in_s is None else audio_length_in_s
         counts = {"num_inference_steps": steps, "num_waveforms_per_prompt": num_waveforms_per_prompt, "candidates": candidates}
         self.check_inputs(seconds, output_type, **counts)
