@@ -14,14 +14,17 @@ try:
 except ImportError:  # Windows has no such locks: nothing is cleaned up there
     fcntl = None  # type: ignore[assignment]
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 PARTIAL = ".partial"
-AUDIO = frozenset(
-    ".wav .wave .w64 .flac .ogg .oga .opus .mp3 .mp2 .m4a .m4b .aac .ac3 .aiff .aif .aifc .au .snd .caf .wma .mka .weba .amr".split()
+AUDIO = _words(
+    ".wav .wave .w64 .flac .ogg .oga .opus .mp3 .mp2 .m4a .m4b .aac .ac3 .aiff .aif .aifc .au .snd .caf .wma .mka .weba .amr"
 )
-IMAGE = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .avif".split())
-VIDEO = frozenset(
-    ".mp4 .m4v .mov .qt .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .vob .wmv .asf .flv .f4v .3gp .3g2 .ogv".split()
-)
+IMAGE = _words(".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .avif")
+VIDEO = _words(".mp4 .m4v .mov .qt .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .vob .wmv .asf .flv .f4v .3gp .3g2 .ogv")
 KINDS = {**dict.fromkeys(AUDIO, "audio"), **dict.fromkeys(IMAGE, "image"), **dict.fromkeys(VIDEO, "video")}
 # How files begin: offset, bytes, kind. A container holds sound, pictures or both: its first bytes do not tell.
 BEGINNINGS: tuple[tuple[int, bytes, str], ...] = (

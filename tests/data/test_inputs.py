@@ -29,7 +29,14 @@ def test_content_goes_before_the_name(tmp_path: Path) -> None:
     write_container(tmp_path / "song.m4a", "aac")
     (tmp_path / "song.m4a").rename(tmp_path / "song")
     write_video(tmp_path / "film.ts", 0.5, "mpeg2video").rename(tmp_path / "film.dat")
-    expected = {"sound.jpg": "audio", "sound": "audio", "picture.wav": "image", "film": "video", "song": "audio", "film.dat": "video"}
+    expected = {
+        "sound.jpg": "audio",
+        "sound": "audio",
+        "picture.wav": "image",
+        "film": "video",
+        "song": "audio",
+        "film.dat": "video",
+    }
     assert {name: modality(tmp_path / name) for name in expected} == expected
     (tmp_path / "a.xyz").write_text("a note")
     with pytest.raises(ValueError, match=r"cannot tell whether .*a.xyz"):
@@ -38,7 +45,15 @@ def test_content_goes_before_the_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "begin",
-    [b"\xff\xfb\x90\x00", b"ID3\x04", b"OggS" + bytes(24) + b"OpusHead", b"fLaC", b"RIFF\0\0\0\0WAVE", b"FORM\0\0\0\0AIFF", b".snd"],
+    [
+        b"\xff\xfb\x90\x00",
+        b"ID3\x04",
+        b"OggS" + bytes(24) + b"OpusHead",
+        b"fLaC",
+        b"RIFF\0\0\0\0WAVE",
+        b"FORM\0\0\0\0AIFF",
+        b".snd",
+    ],
 )
 def test_how_sounds_begin(tmp_path: Path, begin: bytes) -> None:
     (tmp_path / "file").write_bytes(begin + bytes(600))

@@ -249,7 +249,9 @@ def _check_name(target: Path, spectrogram: bool) -> None:
     """Raise ValueError, before anything is computed, for a result whose name no file system takes."""
     longest = target.with_suffix(".spectrogram.png") if spectrogram else target
     if (size := len(longest.name.encode(errors="surrogateescape"))) > LONGEST_NAME:
-        raise ValueError(f"the name of {longest.name[:40]!r} and so on has {size} bytes, more than files may have: rename the input")
+        raise ValueError(
+            f"the name of {longest.name[:40]!r} and so on has {size} bytes, more than files may have: rename the input"
+        )
 
 
 def _check_not_inputs(asked: Asked, targets: Sequence[Path]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -246,9 +246,7 @@ def _is_chunk(head: bytes, left: int) -> bool:
     return named and int.from_bytes(head[4:8], "little") <= left
 
 
-def _read_plain(
-    file: SoundFile, path: Path, start: float, duration: float | None, longest: float
-) -> tuple[np.ndarray, int]:
+def _read_plain(file: SoundFile, path: Path, start: float, duration: float | None, longest: float) -> tuple[np.ndarray, int]:
     """Samples (T, C) float32 and their rate, by libsndfile."""
     import soundfile
 

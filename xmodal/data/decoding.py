@@ -215,6 +215,5 @@ def _decoded(packets: Iterator[Any], packed: bool, path: Path) -> Iterator[tuple
 
 def _too_long(path: Path, seconds: float, longest: float) -> ValueError:
     return ValueError(
-        f"{path} would give {seconds:.0f} s of sound, more than the limit of {longest:.0f} s: "
-        "read a part with start and duration"
+        f"{path} would give {seconds:.0f} s of sound, more than the limit of {longest:.0f} s: read a part with start and duration"
     )

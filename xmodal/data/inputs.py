@@ -34,7 +34,9 @@ def modality(asked: str | Path) -> str:
     if kind == "container":
         kind = _of_container(Path(asked))
     if not kind:
-        raise ValueError(f"cannot tell whether {asked} is a sound, a picture or a video: neither its content nor its name says it")
+        raise ValueError(
+            f"cannot tell whether {asked} is a sound, a picture or a video: neither its content nor its name says it"
+        )
     return kind
 
 

@@ -128,6 +128,8 @@ class PairedMediaSet(Dataset[dict[str, Any]]):
             begin, end = video_span(row.video)
             first = max(begin, row.start)
             last = end if row.duration is None else min(end, row.start + row.duration)
+            if row.start >= end:
+                raise ValueError(f"{row.video} ends before {row.start:.2f} s, where the clip {row.id!r} begins")
             if first >= last:
                 stretch = f"nothing of what the clip {row.id!r} is from {row.start:.2f} s on"
                 raise ValueError(f"{row.video} shows pictures from {begin:.2f} to {end:.2f} s, {stretch}")

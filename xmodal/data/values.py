@@ -84,7 +84,7 @@ def pixels(value: Any) -> Tensor:
         low, high = float(scaled.min()), float(scaled.max())
         if low < -OVERSHOOT or high > 1 + OVERSHOOT:
             mend = "divide by 255" if low >= 0 and high <= 255.5 else "bring them there"
-            raise ValueError(f"pixels that are floats lie in [0, 1]; these lie between {low:.4g} and {high:.4g}: {mend}")
+            raise ValueError(f"a picture is (3, H, W) or (H, W, 3) in [0, 1]; this one has {low:.4g} to {high:.4g}: {mend}")
         scaled = scaled.clamp(0, 1)
     else:
         raise ValueError(f"a picture of {_kind(planes)} has no full scale: give uint8, uint16, or floats in [0, 1]")
@@ -170,7 +170,7 @@ def _planes(given: Tensor) -> Tensor:
     if given.ndim == 2:
         return given[None]
     if given.ndim not in (3, 4):
-        raise ValueError(f"a picture is (H, W), (H, W, C) or (C, H, W), or frames of these, got {tuple(given.shape)}")
+        raise ValueError(f"a picture is (3, H, W) or (H, W, 3), or frames of these, got {tuple(given.shape)}")
     first, last = (given.shape[axis] in (1, 3, 4) for axis in (-3, -1))
     if first and last:
         readings = f"{given.shape[-3]} channels in front or {given.shape[-1]} at the end"
