@@ -84,7 +84,9 @@ def main() -> None:
             raise
         text = " ".join(str(error).split()) or type(error).__name__
         named = isinstance(error, (ValueError, OSError, ImportError, RuntimeError))
-        print(f"xmodal: error: {text if named else f'{type(error).__name__}: {text}'}", file=sys.stderr)
+        from xmodal.commands.terminal import printable
+
+        print(printable(f"xmodal: error: {text if named else f'{type(error).__name__}: {text}'}"), file=sys.stderr)
         raise SystemExit(1) from None
 
 

@@ -1,9 +1,10 @@
-"""Files that appear whole or not at all, whatever stops the writer."""
+"""Files: what kind a file is, by content and by name, and files that appear whole or not at all, whatever stops the writer."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from io import BufferedWriter
 from pathlib import Path
 from uuid import uuid4
@@ -13,7 +14,120 @@ try:
 except ImportError:  # Windows has no such locks: nothing is cleaned up there
     fcntl = None  # type: ignore[assignment]
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 PARTIAL = ".partial"
+AUDIO = _words(
+    ".wav .wave .w64 .flac .ogg .oga .opus .mp3 .mp2 .m4a .m4b .aac .ac3 .aiff .aif .aifc .au .snd .caf .wma .mka .weba .amr"
+)
+IMAGE = _words(".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .avif")
+VIDEO = _words(".mp4 .m4v .mov .qt .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .vob .wmv .asf .flv .f4v .3gp .3g2 .ogv")
+KINDS = {**dict.fromkeys(AUDIO, "audio"), **dict.fromkeys(IMAGE, "image"), **dict.fromkeys(VIDEO, "video")}
+# How files begin: offset, bytes, kind. A container holds sound, pictures or both: its first bytes do not tell.
+BEGINNINGS: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"\xff\xd8\xff", "image"), (0, b"\x89PNG\r\n", "image"), (0, b"GIF8", "image"), (8, b"WEBP", "image"),
+    (0, b"II*\0", "image"), (0, b"MM\0*", "image"), (4, b"ftypavi", "image"),
+    (8, b"WAVE", "audio"), (8, b"AIF", "audio"), (0, b"fLaC", "audio"), (0, b"ID3", "audio"), (0, b".snd", "audio"),
+    (0, b"caff", "audio"), (0, b"#!AMR", "audio"), (0, b"riff\x2e\x91\xcf\x11", "audio"),
+    (8, b"AVI ", "video"), (0, b"FLV\x01", "video"), (0, b"\0\0\x01\xba", "video"), (0, b"\0\0\x01\xb3", "video"),
+    (4, b"ftyp", "container"), (4, b"moov", "container"), (4, b"mdat", "container"), (4, b"wide", "container"),
+    (0, b"\x1a\x45\xdf\xa3", "container"), (0, b"\x30\x26\xb2\x75", "container"),
+)  # fmt: skip
+TS_PACKET = 188  # bytes
+SHARED = (".ts", ".mts")  # suffixes that TypeScript has, too
+
+
+def is_file(word: object) -> bool:
+    """Whether a word that may as well be a text names a file; never raises, whatever the word holds."""
+    try:
+        return os.path.isfile(os.fspath(word))  # type: ignore[call-overload]
+    except (TypeError, ValueError, OSError):  # no path at all, a NUL, a name that the file system does not take
+        return False
+
+
+def is_folder(word: object) -> bool:
+    """Whether a word that may as well be a text names a folder; never raises."""
+    try:
+        return os.path.isdir(os.fspath(word))  # type: ignore[call-overload]
+    except (TypeError, ValueError, OSError):
+        return False
+
+
+def suffix_of(name: str | os.PathLike[str]) -> str:
+    """The suffix in small letters, as the tables here have it."""
+    return os.path.splitext(name)[1].lower()
+
+
+def sniffed(path: str | os.PathLike[str]) -> str:
+    """What the first bytes of a file say: audio, image, video, container (which may hold any of them), or nothing."""
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if head[:4] == b"OggS":
+        return "video" if b"theora" in head[:64] else "audio"
+    for offset, begin, kind in BEGINNINGS:
+        if head[offset : offset + len(begin)] == begin and (offset != 8 or head[:4] in (b"RIFF", b"RF64", b"RIFX", b"FORM")):
+            return kind
+    if any(head[at : at + 1] == head[at + each : at + each + 1] == b"G" for at, each in ((0, TS_PACKET), (4, TS_PACKET + 4))):
+        return "video"
+    if head[:2] == b"BM" and head[6:10] == bytes(4):
+        return "image"
+    # Eleven set bits begin a frame of mp3 or aac; a layer and a rate that do not exist are another file's bytes.
+    mpeg = len(head) > 3 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 0x18 != 0x08 and head[2] & 0xF0 != 0xF0
+    return "audio" if mpeg else ""
+
+
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """``audio``, ``image`` or ``video`` of a file, by its content first and its name second; empty for anything else.
+
+    A container is what its name says, or ``container`` where that says nothing. Raises OSError for what cannot be opened.
+    """
+    named = KINDS.get(suffix_of(path), "")
+    found = sniffed(path)
+    if found == "container":
+        return named if named in ("audio", "video") else found
+    return found or named
+
+
+def media_in(folder: Path, kinds: Sequence[str] = ("audio", "image", "video", "container")) -> tuple[list[Path], Counter[str]]:
+    """Files of these kinds directly inside a folder, sorted, and how often which other suffix was passed over.
+
+    The suffix decides; where there is none that is known, the content does. Hidden files, and the ``._`` files that macOS
+    leaves beside others, are no media and are not counted.
+    """
+    found: list[Path] = []
+    others: Counter[str] = Counter()
+    for path in sorted(folder.iterdir()):
+        if is_hidden(path.name) or path.is_dir():
+            continue
+        suffix = suffix_of(path.name)
+        kind = KINDS.get(suffix, "")
+        if not kind or suffix in SHARED:
+            kind = _sniffed_or_none(path)
+        if kind in kinds:
+            found.append(path)
+        else:
+            others[suffix or "without suffix"] += 1
+    return found, others
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file's name hides it; so do the ``._`` names of macOS."""
+    return name.startswith(".")
+
+
+def passed_over(others: Counter[str]) -> str:
+    """``3 .txt, 1 .json`` for people; the most frequent first."""
+    return ", ".join(f"{number} {suffix}" for suffix, number in others.most_common(8)) + (" and more" if len(others) > 8 else "")
+
+
+def _sniffed_or_none(path: Path) -> str:
+    try:
+        return sniffed(path)
+    except OSError:
+        return ""
 
 
 def write_whole(target: Path, pieces: Iterable[bytes]) -> Path:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from xmodal.data.values import finite
 from xmodal.registry.adapters import Found
 from xmodal.registry.build import Builder
 from xmodal.registry.checkpoint import load_into
@@ -269,10 +270,10 @@ def check_counts(**counts: int | None) -> None:
 
 
 def check_finite(**numbers: float | None) -> None:
-    """Raise ValueError for the first number that is NaN or infinite."""
+    """Raise ValueError for the first that is no finite number; None is the default's."""
     for name, number in numbers.items():
-        if number is not None and not math.isfinite(number):
-            raise ValueError(f"{name} must be a finite number, not {number}")
+        if number is not None:
+            finite(name, number)
 
 
 def check_seconds(seconds: float) -> None:

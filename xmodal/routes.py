@@ -18,12 +18,6 @@ if TYPE_CHECKING:
 
     from xmodal.pipelines import Pipeline
 
-SUFFIXES = {
-    "audio": {".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac", ".opus", ".aiff", ".aif"},
-    "image": {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"},
-    "video": {".mp4", ".mkv", ".webm", ".mov", ".avi"},
-}
-
 
 def pipeline(
     name: str | Path,
@@ -106,14 +100,3 @@ def route(to: str, source: str = "audio") -> str:
         return known[source, to][0]
     names = ", ".join(f"{start} to {end}" for start, end in sorted(known)) or "none, since no adapter is installed"
     raise ValueError(f"there is no way from {source} to {to}: the ways are {names}")
-
-
-def modality(path: str | Path) -> str:
-    """Return audio, image, video or text: by suffix, and text for what is no file."""
-    suffix = Path(path).suffix.lower()
-    for name, suffixes in SUFFIXES.items():
-        if suffix in suffixes:
-            return name
-    if Path(path).is_file():
-        raise ValueError(f"cannot tell from the name of {path} whether it is a sound, a picture or a video")
-    return "text"

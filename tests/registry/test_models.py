@@ -249,14 +249,6 @@ def test_unknown_pipeline() -> None:
         routes.route("smell", "text")
 
 
-def test_modality(tmp_path: Path) -> None:
-    (tmp_path / "a.xyz").touch()
-    names = {"a.WAV": "audio", "b.jpg": "image", "c.mp4": "video", "rain on a roof": "text"}
-    assert {name: routes.modality(name) for name in names} == names
-    with pytest.raises(ValueError, match="cannot tell"):
-        routes.modality(tmp_path / "a.xyz")
-
-
 def test_generate_checks_inputs_first(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         list(generation.generate([tmp_path / "none.wav"], "image"))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from xmodal.audio2image.embedder import AudioTokenEmbedder
+from xmodal.data import values
 from xmodal.data.audio import load_audio, resample
 from xmodal.data.window import window
 from xmodal.files import write_beside
@@ -115,18 +116,13 @@ class AudioTokenPipeline(Pipeline):
     def waveform(self, sound: Sound, sampling_rate: int | None = None) -> Tensor:
         """Read one sound as the encoder wants it: mono float32 (T,) of exactly ``seconds``.
 
-        Arrays are (T,) or (channels, T) and need their ``sampling_rate`` in Hz.
+        Arrays are (T,), (channels, T) or (T, channels) and need their ``sampling_rate`` in Hz (`xmodal.data.values`).
         """
         rate = self.encoder.sample_rate
         if isinstance(sound, (str, Path)):
             mono = load_audio(sound, rate)
-        elif sampling_rate is None:
-            raise ValueError("a waveform needs its sampling_rate (Hz); only files know their own")
         else:
-            array = torch.as_tensor(sound, dtype=torch.float32)
-            if not array.numel() or not torch.isfinite(array).all():
-                raise ValueError(f"the waveform of shape {tuple(array.shape)} must hold samples, all of them finite")
-            mono = resample(array.mean(0) if array.ndim == 2 else array, sampling_rate, rate)
+            mono = resample(values.waveform(sound, sampling_rate), int(sampling_rate or 0), rate)
         return window(mono, round(self.seconds * rate), self.short)
 
     def encode(self, sounds: Any, sampling_rate: int | None = None) -> Tensor:

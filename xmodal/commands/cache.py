@@ -9,7 +9,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from xmodal.commands.terminal import print_table
+from xmodal.commands.terminal import print_table, refuse_rows
 from xmodal.data.features import stores
 
 
@@ -31,12 +31,17 @@ def _fill() -> None:
     """Compute what a recipe's frozen parts make of its clips; reads sys.argv as `xmodal fit` does."""
     from xmodal.commands.lightning import parse_without_running
     from xmodal.data.extraction import extract
+    from xmodal.data.manifest import valid_rows
 
     cli = parse_without_running()
     cli.trainer.logger = None
+    manifest = getattr(cli.datamodule, "manifest", None)
+    wrong = valid_rows(manifest)[1] if manifest is not None else []
     for line in extract(cli.model.frozen_features(), cli.datamodule, cli.trainer):
         if cli.trainer.is_global_zero:
             print(line)
+    if wrong:
+        refuse_rows(wrong)
 
 
 def manage(arguments: Sequence[str]) -> None:

@@ -9,8 +9,12 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from xmodal.commands.terminal import progress
+from xmodal.commands.terminal import printable, progress, refuse_rows
 
+APART = (
+    "clips of several folders have one stem and are clips of their own (files meet in one folder, or in folders named audio, "
+    "frames, video and the like)"
+)
 KINDS = ("folder", "class-folders", "vggsound", "audiocaps", "clotho", "music", "imagehear", "webdataset")
 
 
@@ -25,6 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     for split in ("validation", "test"):
         text = f"share of the clips without a split that are for {split} (default: 0)"
         prepare.add_argument(f"--{split}", type=float, default=0.0, metavar="SHARE", help=text)
+    prepare.add_argument("--strict", action="store_true", help="stop at the first thing that is wrong, and write nothing")
     prepare.set_defaults(run=_prepare)
     audit = commands.add_parser("audit", help="decode every clip and say what is wrong with it")
     audit.add_argument("manifest", type=Path, metavar="MANIFEST")
@@ -34,28 +39,42 @@ def main(arguments: Sequence[str]) -> None:
     audit.add_argument("--shortest", type=float, default=1.0, metavar="S", help="seconds of sound a clip must have (default: 1)")
     audit.add_argument("--limit", type=float, default=10.0, metavar="S", help="seconds that a file may take (default: 10)")
     audit.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="N", help="default: one for each core")
+    audit.add_argument("--strict", action="store_true", help="stop at the first row that is not valid")
     audit.set_defaults(run=_audit)
     options = parser.parse_args(arguments)
     options.run(options)
 
 
 def _prepare(options: Namespace) -> None:
+    from xmodal.data.clips import Found
     from xmodal.data.prepare import prepare
+    from xmodal.files import passed_over
 
     manifest = options.output or options.source / "manifest.jsonl"
-    count, missing = prepare(options.kind, options.source, manifest, options.validation, options.test)
+    found = Found(manifest.parent.resolve(), strict=options.strict)
+    count, missing = prepare(options.kind, options.source, manifest, options.validation, options.test, found)
     print(f"{manifest}: {count} clips")
     if missing:
         first = ", ".join(missing[:3])
-        print(f"{len(missing)} clips are listed but not there, first {first}", file=sys.stderr)
+        print(printable(f"{len(missing)} clips are listed but not there, first {first}"), file=sys.stderr)
+    if found.passed_over:
+        print(printable(f"passed over, since they are no media: {passed_over(found.passed_over)}"), file=sys.stderr)
+    if found.apart:
+        print(printable(f"{len(found.apart)} {APART}, first {found.apart[0]}"), file=sys.stderr)
+    if found.errors:
+        refuse_rows(found.errors)
 
 
 def _audit(options: Namespace) -> None:
     from xmodal.data.audit import audit, report, write_clean
+    from xmodal.data.manifest import valid_rows
     from xmodal.files import write_whole
 
     if options.processes < 1:
         raise ValueError(f"--processes must be at least 1, not {options.processes}")
+    wrong = valid_rows(options.manifest)[1]
+    if wrong and options.strict:
+        raise ValueError(wrong[0])
     journal = options.journal or options.manifest.with_name(options.manifest.name + ".journal")
     findings = audit(options.manifest, journal, options.shortest, options.processes, options.limit, progress("clips"))
     content = report(findings, options.manifest)
@@ -70,3 +89,5 @@ def _audit(options: Namespace) -> None:
         print(options.json)
     if options.clean:
         print(f"{options.clean}: {write_clean(options.manifest, findings, options.clean)} clips")
+    if wrong:
+        refuse_rows(wrong)

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import re
+import sys
 from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from xmodal.commands.terminal import COMMERCIAL, check, consent, finite, positive, seconds, trust
+from xmodal.commands.terminal import COMMERCIAL, check, consent, finite, positive, printable, seconds, trust
+from xmodal.data.inputs import Asked, queries, sounds
 from xmodal.files import write_beside
-from xmodal.routes import SUFFIXES, modality, pipeline, route
+from xmodal.routes import pipeline, route
 
+LONGEST_NAME = 255 - 24  # bytes of a file's name that file systems take, less what an unfinished file has in front
 AT_ONCE = 8  # sounds made in one call; each has its own noise, so the number changes nothing but the speed
 
 
-@dataclass(frozen=True)
-class Asked:
-    """One input: its modality, the file (or the text itself), and the stem of what is made of it."""
-
-    modality: str
-    content: Path | str
-    stem: str
+Failed = Callable[[Asked, Exception], None]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -62,8 +57,19 @@ def main(arguments: Sequence[str]) -> None:
 
     for name in adapters_for(options["inputs"], options["to"], options["adapter"]):
         check(of_adapter(name), commercial)
-    for path in generate(**options):
-        print(path)
+    failures: list[str] = []
+
+    def failed(asked: Asked, error: Exception) -> None:
+        failures.append(" ".join(str(error).split()))
+        print(printable(f"xmodal: not made of {asked.content}: {failures[-1]}"), file=sys.stderr)
+
+    made = 0
+    for path in generate(**options, failed=failed, say=lambda text: print(printable(text), file=sys.stderr)):
+        made += 1
+        print(printable(str(path)) if sys.stdout.isatty() else path)
+    if failures:
+        print(f"xmodal: {len(failures)} inputs failed, {made} files were made", file=sys.stderr)
+        raise SystemExit(1)
 
 
 def generate(
@@ -79,6 +85,8 @@ def generate(
     resume: bool = False,
     spectrogram: bool = False,
     trust: bool = False,
+    failed: Failed | None = None,
+    say: Callable[[str], None] | None = None,
     **options: Any,
 ) -> Iterator[Path]:
     """Make ``num`` results of each input and yield the path of each file as it is written.
@@ -92,6 +100,8 @@ def generate(
         resume: pass over results that are there already.
         spectrogram: a picture of each sound beside it, STEM.spectrogram.png.
         trust: import classes that an adapter's recipe names and that are neither xmodal's nor an installed plugin's.
+        failed: hears of an input that cannot be read, and the others go on; by default its error is raised.
+        say: hears what is passed over in folders.
         **options: of the pipeline's call: ``prompt``, ``negative_prompt``, ``query``, ``audio_length_in_s``,
             ``candidates``; None leaves the adapter's own.
 
@@ -100,16 +110,15 @@ def generate(
     """
     if to not in ("image", "audio"):
         raise ValueError(f"cannot make {to!r}: image and audio can be made")
-    asked = _sounds(inputs) if to == "image" else _queries(inputs)
-    stems = [each.stem for each in asked]
-    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
-    if twice is not None:
-        raise ValueError(f"two inputs have the same file name {twice!r}: their results would replace each other")
+    asked = sounds(inputs, say) if to == "image" else queries(inputs, say)
+    _check_stems(asked)
+    failed = failed if len(asked) > 1 else None  # there is nothing else to go on with
     folder = Path(output)
     names = {each: adapter or route(to, each.modality) for each in asked}
     targets = {each: [folder / name for name in _names(each, num, "png" if to == "image" else "wav")] for each in asked}
     for each in asked:
         _check_not_inputs(each, targets[each])
+        _check_name(targets[each][-1], spectrogram)
     folder.mkdir(parents=True, exist_ok=True)
     options = {name: value for name, value in options.items() if value is not None}
     make = _pictures if to == "image" else _waveforms
@@ -122,16 +131,21 @@ def generate(
         if resume:
             mine = [each for each in mine if not all(path.exists() for path in targets[each])]
         options_of_call = {**options, "num_inference_steps": steps, "guidance_scale": guidance}
-        for each, made in make(pipe, mine, num, seed, options_of_call):
-            for target, one in zip(targets[each], made, strict=True):
-                yield from _write(target, one, each, spectrogram)
+        for each, made in _one_by_one(make, pipe, mine, num, seed, options_of_call, failed=failed):
+            try:
+                for target, one in zip(targets[each], made, strict=True):
+                    yield from _write(target, one, each, spectrogram)
+            except ValueError as error:  # OSError is the disk's, and would meet all others, too
+                if failed is None:
+                    raise
+                failed(each, error)
 
 
 def adapters_for(inputs: Sequence[str | Path], to: str, adapter: str | None = None) -> list[str]:
     """Names of the adapters that `generate` would load, found without a heavy import; raises where there is no way."""
     if to == "image":
         return [adapter or route(to)]
-    return list(dict.fromkeys(adapter or route(to, each.modality) for each in _queries(inputs)))
+    return list(dict.fromkeys(adapter or route(to, each.modality) for each in queries(inputs)))
 
 
 def _names(asked: Asked, num: int, suffix: str) -> list[str]:
@@ -158,14 +172,39 @@ def _waveforms(pipe: Any, asked: list[Asked], num: int, seed: int, options: dict
         for start in range(0, len(same), step):
             some = same[start : start + step]
             given = dict(options)
-            if kind == "video" and "audio_length_in_s" not in given:
+            length = given.pop("audio_length_in_s", None)
+            if kind == "video" and length is None:
                 from xmodal.data.video import video_duration
 
-                given["audio_length_in_s"] = min(video_duration(some[0].content), pipe.seconds)
+                length = min(video_duration(some[0].content), pipe.seconds)
+            length = pipe.seconds if length is None else length
+            if not length > 0:
+                raise ValueError(f"audio_length_in_s must be above 0, not {length}")
+            # A generator knows only the length of its training: what is shorter is cut from that, or it would be near silence.
+            given["audio_length_in_s"] = max(length, pipe.seconds)
             noise = [one for _ in some for one in _noise(num, seed)]
             made = pipe([str(each.content) for each in some], num_waveforms_per_prompt=num, generator=noise, **given)
+            audios = made.audios[..., : max(1, round(length * made.sampling_rate))] if length < pipe.seconds else made.audios
             for index, each in enumerate(some):
-                yield each, [(audio, made.sampling_rate) for audio in made.audios[index * num : (index + 1) * num]]
+                yield each, [(audio, made.sampling_rate) for audio in audios[index * num : (index + 1) * num]]
+
+
+def _one_by_one(make: Any, pipe: Any, asked: list[Asked], *rest: Any, failed: Failed | None) -> Iterator[tuple[Asked, list[Any]]]:
+    """What ``make`` makes of each input; of those that it cannot make anything of, ``failed`` hears instead."""
+    done: set[Asked] = set()
+    try:
+        for each, made in make(pipe, asked, *rest):
+            done.add(each)
+            yield each, made
+    except (ValueError, OSError) as error:
+        left = [each for each in asked if each not in done]
+        if failed is None or not left:
+            raise
+        if len(left) == 1:
+            failed(left[0], error)
+            return
+        for each in left:
+            yield from _one_by_one(make, pipe, [each], *rest, failed=failed)
 
 
 def _write(target: Path, made: Any, asked: Asked, spectrogram: bool) -> Iterator[Path]:
@@ -199,60 +238,30 @@ def _copy(target: Path, asked: Asked) -> Path:
     return target.with_suffix(suffix if suffix in (".mp4", ".mov", ".mkv") else ".mkv")
 
 
+def _check_stems(asked: Sequence[Asked]) -> None:
+    """Raise ValueError for two inputs whose results would replace each other."""
+    first: dict[str, Asked] = {}
+    for each in asked:
+        if (other := first.setdefault(each.stem, each)) is not each:
+            raise ValueError(
+                f"two inputs have the same file name {each.stem!r}, and their results would replace each other: "
+                f"{other.content} and {each.content}"
+            )
+
+
+def _check_name(target: Path, spectrogram: bool) -> None:
+    """Raise ValueError, before anything is computed, for a result whose name no file system takes."""
+    longest = target.with_suffix(".spectrogram.png") if spectrogram else target
+    if (size := len(longest.name.encode(errors="surrogateescape"))) > LONGEST_NAME:
+        raise ValueError(
+            f"the name of {longest.name[:40]!r} and so on has {size} bytes, more than files may have: rename the input"
+        )
+
+
 def _check_not_inputs(asked: Asked, targets: Sequence[Path]) -> None:
     """Raise ValueError where the copy of a video would take the place of the video itself."""
     if asked.modality == "video" and Path(asked.content).resolve() in [_copy(target, asked).resolve() for target in targets]:
         raise ValueError(f"the result would take the place of the input {asked.content}: give another --output folder")
-
-
-def _sounds(inputs: Sequence[str | Path]) -> list[Asked]:
-    from xmodal.data.audio import list_audio
-
-    for item in inputs:
-        if modality(item) in ("image", "text") and not Path(item).is_dir():
-            if not Path(item).exists():
-                raise FileNotFoundError(f"there is no sound file {str(item)!r}")
-            raise ValueError(f"{item} is a picture, not a sound: there is no way from image to image")
-    return [Asked("audio", path, path.stem) for path in list_audio(inputs)]
-
-
-def _queries(inputs: Sequence[str | Path]) -> list[Asked]:
-    """Pictures, videos, folders of them, texts, and files with a text on every line."""
-    found: list[Asked] = []
-    for item in map(str, inputs):
-        path = Path(item)
-        if len(item) < 256 and path.is_dir():
-            files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in SUFFIXES["image"] | SUFFIXES["video"]]
-            if not files:
-                raise ValueError(f"there are no pictures or videos in {item}")
-            found += [Asked(modality(file), file, file.stem) for file in files]
-        elif path.suffix.lower() == ".txt":
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-            if not any(lines):
-                raise ValueError(f"{item} holds no text: expected one on every line")
-            found += [Asked("text", line, _slug(line)) for line in dict.fromkeys(filter(None, lines))]
-        else:
-            kind = modality(item)
-            if kind == "audio":
-                raise ValueError(f"{item} is a sound: there is no way from audio to audio, give pictures, videos or texts")
-            if kind == "text":
-                if not item.strip():
-                    raise ValueError("a text to make a sound of is empty: say what should be heard")
-                found.append(Asked("text", item, _slug(item)))
-            elif path.is_file():
-                found.append(Asked(kind, path, path.stem))
-            else:
-                raise FileNotFoundError(f"there is no {'picture' if kind == 'image' else kind} {item!r}")
-    return found
-
-
-def _slug(text: str) -> str:
-    """The words of a text as a file name; texts that differ only in the rest of it get a number of their own."""
-    from zlib import crc32
-
-    words = re.sub(r"\W+", "-", text.lower()).strip("-")
-    same = words.replace("-", " ") == text.lower() and len(words) <= 80
-    return words if same else f"{words[:80].strip('-')}-{crc32(text.encode()):08x}".lstrip("-")
 
 
 def _device(name: str) -> str:

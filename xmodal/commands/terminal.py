@@ -66,6 +66,18 @@ def progress(what: str) -> Callable[[int, int], None] | None:
     )
 
 
+def printable(text: str) -> str:
+    """A text with names of files in it as a terminal may show it: no control characters, which would steer the terminal."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape", "replace").decode() for letter in text)
+
+
+def refuse_rows(wrong: Sequence[str], most: int = 20) -> None:
+    """Name the rows, or clips, that were left out, on stderr; then ValueError with their number, for exit status 1."""
+    for sentence in wrong[:most]:
+        print(printable(f"xmodal: left out: {sentence}"), file=sys.stderr)
+    raise ValueError(f"{len(wrong)} rows were left out, first {wrong[0]}")
+
+
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Columns as wide as their widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

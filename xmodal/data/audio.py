@@ -5,27 +5,36 @@ Waveforms are float32 with full scale 1. Nothing is repaired in silence: no clip
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from xmodal.data import decoding
 from xmodal.data.codec import check_backend
+from xmodal.data.decoding import read_sound
+from xmodal.files import media_in
 
 if TYPE_CHECKING:
+    from soundfile import SoundFile
     from torchaudio.transforms import Resample
 
-LIBSNDFILE = {".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus"}
-CONTAINERS = {".mp4", ".m4a", ".mkv", ".webm", ".mov", ".avi", ".aac"}
+R = TypeVar("R")
+# What libsndfile reads here: files without compression, whose length is the size of their data. Of all others it guesses.
+LIBSNDFILE = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"riff", b"caff", b".snd")
+PLAIN = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
+HEADER = 64  # bytes; some writers count their own header as data
+UNKNOWN_SIZE = 0x7FFFFF00  # writers to a pipe leave such numbers, or 0, for a size
 SHORTEST = 0.2  # seconds
 LONGEST = 600.0  # seconds
 SILENCE = 1e-4  # peak, 80 dB below full scale
-LOUDEST = 8.0  # peak; float files may pass full scale a little, integers stored as floats pass it by far
+LOUDEST = 4.0  # peak; float files may pass full scale a little, integers stored as floats pass it by far
+MOST_BYTES = 1 << 31  # of samples in memory; a header may announce thousands of channels
 
 
 def load_audio(
@@ -40,10 +49,11 @@ def load_audio(
     """Read a sound, or the sound of a video.
 
     Args:
-        path: wav, flac, ogg, opus, mp3, aiff, or a container with an audio stream (mp4, m4a, mkv, webm, mov, avi, aac).
+        path: any file with sound that FFmpeg or libsndfile reads; the content decides, not the suffix.
         sample_rate: of the result, in Hz.
         mono: average the channels.
-        start, duration: the part to read, in seconds; without ``duration``, until the end.
+        start, duration: the part to read, in seconds of the file's clock, which its pictures share; without ``duration``,
+            until the end. Before its sound begins a file is silent.
         longest: refuse more seconds than that without decoding them.
         backend: ``default``, or ``torchcodec`` (see :mod:`xmodal.data.codec`).
 
@@ -84,23 +94,23 @@ def read_samples(
     _check_file(path)
     if backend == "torchcodec":
         return _read_by_codec(path, start, duration, longest)
-    read = _read_container if path.suffix.lower() in CONTAINERS else _read_sound
-    return read(path, start, duration, longest)
+    if (file := _plain(path)) is not None:
+        with file:
+            return _read_plain(file, path, start, duration, longest)
+    return _by_ffmpeg(path, lambda: read_sound(path, start, duration, longest, ignore_length=_is_wav(path)))
 
 
 def sound_seconds(path: str | Path) -> float:
-    """Length of a sound as its file's header gives it, without decoding; errors as in `load_audio`."""
-    import soundfile
-
+    """When a file's sound ends, in seconds of its clock, without decoding it; errors as in `load_audio`."""
     path = Path(path)
     _check_file(path)
-    if path.suffix.lower() not in CONTAINERS:
-        try:
-            about = soundfile.info(path)
-            return about.frames / about.samplerate
-        except soundfile.LibsndfileError:
-            pass  # perhaps a container in disguise
-    return _container_seconds(path)
+    if (file := _plain(path)) is not None:
+        with file:
+            return file.frames / file.samplerate
+    if _is_wav(path):  # its header says nothing: only reading it tells
+        samples, rate = read_samples(path, longest=float("inf"))
+        return len(samples) / rate
+    return _by_ffmpeg(path, lambda: decoding.sound_seconds(path))
 
 
 def resample(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
@@ -117,13 +127,13 @@ def resample(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
 def list_audio(paths: Iterable[str | Path]) -> list[Path]:
     """Return the sound and video files among ``paths`` and directly inside the folders among them, sorted by folder.
 
-    Raises FileNotFoundError for a path that does not exist, and ValueError where nothing is found.
+    Hidden files of a folder are passed over. Raises FileNotFoundError for a path that does not exist, and ValueError where nothing is found.
     """
     found: list[Path] = []
     asked = [Path(path) for path in paths]
     for path in asked:
         if path.is_dir():
-            found += sorted(each for each in path.iterdir() if each.suffix.lower() in LIBSNDFILE | CONTAINERS)
+            found += media_in(path, ("audio", "video", "container"))[0]
         elif path.exists():
             found.append(path)
         else:
@@ -133,7 +143,7 @@ def list_audio(paths: Iterable[str | Path]) -> list[Path]:
     return found
 
 
-@cache
+@lru_cache(maxsize=16)  # odd rates have filters of megabytes
 def _resampler(source: int, target: int, device: str) -> Resample:
     """One filter per pair of rates: building it costs more than using it."""
     from torchaudio.transforms import Resample
@@ -161,12 +171,15 @@ def _check_samples(path: Path, samples: np.ndarray, rate: int) -> None:
         raise ValueError(f"{path} has samples up to {peak:.4g} where full scale is 1: are they integers stored as floats?")
 
 
-def _check_length(path: Path, seconds: float, longest: float) -> None:
+def _check_length(path: Path, seconds: float, longest: float, bytes_per_second: int = 0) -> None:
     if seconds > longest:
         raise ValueError(
             f"{path} would give {seconds:.0f} s of sound, more than the limit of {longest:.0f} s: "
             "read a part with start and duration"
         )
+    if seconds * bytes_per_second > MOST_BYTES:
+        size = f"{seconds * bytes_per_second / 1e9:.1f} GB"
+        raise ValueError(f"{path} would take {size} of memory, more than {MOST_BYTES / 1e9:.1f} GB: read a part of it")
 
 
 def _check_start(path: Path, start: float, total: float) -> None:
@@ -174,144 +187,109 @@ def _check_start(path: Path, start: float, total: float) -> None:
         raise ValueError(f"{path} ends after {total:.2f} s, so nothing starts at {start:.2f} s")
 
 
-def _read_sound(path: Path, start: float, duration: float | None, longest: float) -> tuple[np.ndarray, int]:
-    """Samples (T, C) float32 and their rate."""
+def _plain(path: Path) -> SoundFile | None:
+    """The file as libsndfile opens it, where that cannot be wrong about its length; None for FFmpeg to read.
+
+    Raises ValueError for a wav that was cut off.
+    """
+    with path.open("rb") as raw:
+        if raw.read(4) not in LIBSNDFILE:
+            return None
     import soundfile
 
+    if not _size_is_right(path):
+        return None
     try:
         file = soundfile.SoundFile(path)
+    except soundfile.LibsndfileError:  # perhaps FFmpeg knows it
+        return None
+    if file.subtype.startswith(PLAIN):
+        return file
+    file.close()
+    return None
+
+
+def _is_wav(path: Path) -> bool:
+    with path.open("rb") as raw:
+        head = raw.read(12)
+    return head[:4] == b"RIFF" and head[8:12] == b"WAVE"
+
+
+def _size_is_right(path: Path) -> bool:
+    """Compare an uncompressed file's size with its own header: libsndfile quietly reads what is left of a cut file.
+
+    False where the header cannot be right: a size of 0, or something else than a chunk behind the data. Raises ValueError
+    for a file that was cut off.
+    """
+    if not _is_wav(path):
+        return True
+    with path.open("rb") as raw:
+        raw.seek(12)
+        while len(chunk := raw.read(8)) == 8:
+            size = int.from_bytes(chunk[4:], "little")
+            if chunk[:4] != b"data":
+                raw.seek(size + size % 2, 1)
+                continue
+            left = path.stat().st_size - raw.tell()
+            if size >= UNKNOWN_SIZE and size > left:
+                return True  # not known, and not wrong: libsndfile goes by the file's size then
+            if left < size - HEADER:
+                raise ValueError(f"{path} is truncated: its header announces {size} bytes of sound and {left} are there")
+            raw.seek(size + size % 2, 1)
+            return left <= max(size + size % 2, HEADER * (size == 0)) + 8 or _is_chunk(raw.read(8), left - size)
+    return True
+
+
+def _is_chunk(head: bytes, left: int) -> bool:
+    """Whether what stands behind the data may be another chunk, and not more of the sound."""
+    named = head[:4].isascii() and head[:4].decode("ascii").isprintable()
+    return named and int.from_bytes(head[4:8], "little") <= left
+
+
+def _read_plain(file: SoundFile, path: Path, start: float, duration: float | None, longest: float) -> tuple[np.ndarray, int]:
+    """Samples (T, C) float32 and their rate, by libsndfile."""
+    import soundfile
+
+    rate, total = file.samplerate, file.frames
+    if total == 0:
+        raise ValueError(f"{path} is empty (its header announces 0 samples)")
+    _check_start(path, start, total / rate)
+    first = round(start * rate)
+    wanted = min(total - first, round(duration * rate)) if duration is not None else total - first
+    _check_length(path, wanted / rate, longest, 4 * rate * file.channels)
+    try:
+        file.seek(first)
+        samples = file.read(wanted, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
-        # Many a .wav is really an mp4; only if no demuxer knows it either is the file refused.
-        return _read_container(path, start, duration, longest, reason=error)
-    with file:
-        rate, total = file.samplerate, file.frames
-        if total == 0:
-            raise ValueError(f"{path} is empty (its header announces 0 samples)")
-        _check_start(path, start, total / rate)
-        first = round(start * rate)
-        wanted = min(total - first, round(duration * rate)) if duration is not None else total - first
-        _check_length(path, wanted / rate, longest)
-        _check_size(path)
-        try:
-            file.seek(first)
-            samples = file.read(wanted, dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            raise ValueError(f"{path} is damaged: it cannot be decoded after {start:.2f} s ({error.error_string})") from error
-    # Lossy formats may announce a few frames of padding that the decoder then drops.
+        raise ValueError(f"{path} is damaged: it cannot be decoded after {start:.2f} s ({error.error_string})") from error
     if len(samples) < wanted - max(0.01 * wanted, 5000):
         raise ValueError(f"{path} is truncated: it announces {wanted / rate:.2f} s and gives {len(samples) / rate:.2f} s")
     return samples, rate
 
 
-def _check_size(path: Path) -> None:
-    """Compare an uncompressed file's size with its own header: libsndfile quietly reads what is left of a cut file."""
-    with path.open("rb") as raw:
-        head = raw.read(12)
-        if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-            return
-        while len(chunk := raw.read(8)) == 8:
-            size = int.from_bytes(chunk[4:], "little")
-            if chunk[:4] == b"data":
-                left = path.stat().st_size - raw.tell()
-                # Writers to a pipe leave 0 or the largest number there: then the size is not known, and not wrong.
-                if left < size < 0xFFFFFF00 and size < 0x7FFFFF00:
-                    raise ValueError(f"{path} is truncated: its header announces {size} bytes of sound and {left} are there")
-                return
-            raw.seek(size + size % 2, 1)
+def _by_ffmpeg(path: Path, read: Callable[[], R]) -> R:
+    """What ``read`` gives; every failure of FFmpeg becomes one sentence."""
+    import av
+
+    try:
+        return read()
+    except (av.FFmpegError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a readable sound file ({error})") from error
 
 
 def _read_by_codec(path: Path, start: float, duration: float | None, longest: float) -> tuple[np.ndarray, int]:
     """Samples (T, C) float32 and their rate, by torchcodec."""
     from xmodal.data import codec
 
-    decoder, total = codec.open_sound(path)
-    if total:
-        _check_start(path, start, total)
-    _check_length(path, min(duration, total) if duration is not None and total else duration or total - start, longest)
-    _check_size(path)
-    wanted = duration if duration is not None or total else longest + 1
-    samples, rate = codec.read_samples(decoder, path, start, wanted)
-    _check_length(path, len(samples) / rate, longest)
-    if not len(samples):
+    decoder = codec.open_sound(path)
+    total = sound_seconds(path)
+    _check_start(path, start, total)
+    _check_length(path, total - start if duration is None else min(duration, total - start), longest)
+    origin = _by_ffmpeg(path, lambda: decoding.origin(path))
+    stop = None if duration is None else start + duration
+    samples, rate, first = codec.read_samples(decoder, path, origin + start, None if stop is None else origin + stop)
+    late = max(0, round((first - origin - start) * rate))
+    if not len(samples) and not late:
         raise ValueError(f"{path} is empty: its audio stream holds no samples")
-    return samples, rate
-
-
-def _container_seconds(path: Path) -> float:
-    import av
-
-    try:
-        with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
-            stream = _sound_stream(container, path)
-            if stream.duration is not None:
-                return float(stream.duration * stream.time_base)
-            return float(container.duration or 0) / 1_000_000
-    except (av.FFmpegError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a readable sound file ({error})") from error
-
-
-def _read_container(
-    path: Path, start: float, duration: float | None, longest: float, reason: Exception | None = None
-) -> tuple[np.ndarray, int]:
-    """Samples (T, C) float32 and their rate, by FFmpeg."""
-    import av
-
-    try:
-        # The whitelist keeps a playlist in disguise from reaching for the network.
-        with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
-            stream = _sound_stream(container, path)
-            length = float(container.duration or 0) / 1_000_000
-            if length:
-                _check_start(path, start, length)
-            _check_length(path, duration if duration is not None else length - start, longest)
-            return _decode(container, stream, start, duration, longest, path)
-    except (av.FFmpegError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a readable sound file ({reason or error})") from error
-
-
-def _sound_stream(container: Any, path: Path) -> Any:
-    """The first stream of sound that some decoder knows."""
-    streams = container.streams.audio
-    if not streams:
-        kind = "a picture or a silent film" if container.streams.video else "no sound"
-        raise ValueError(f"{path} has no audio stream: it is {kind}")
-    known = [stream for stream in streams if stream.codec_context is not None and stream.codec_context.sample_rate]
-    if not known:
-        raise ValueError(f"{path} holds sound in a form that no decoder here knows, or is damaged")
-    return known[0]
-
-
-def _decode(
-    container: Any, stream: Any, start: float, duration: float | None, longest: float, path: Path
-) -> tuple[np.ndarray, int]:
-    import av
-
-    rate = stream.rate
-    resampler = av.AudioResampler(format="fltp", rate=rate)
-    origin = float((stream.start_time or 0) * stream.time_base)
-    if start:
-        container.seek(int(max(0.0, start + origin - 0.1) / stream.time_base), stream=stream)
-    limit = duration if duration is not None else longest
-    pieces: list[np.ndarray] = []
-    first: float | None = None
-    count = 0
-    for frame in container.decode(stream):
-        if first is None:
-            first = float(frame.pts * frame.time_base) - origin if frame.pts is not None else start
-        # What most codecs give needs no conversion, which would cost as much as decoding.
-        plain = frame.format.name == "fltp" and frame.sample_rate == rate
-        parts = [frame.to_ndarray()] if plain else [part.to_ndarray() for part in resampler.resample(frame)]
-        if any(len(part) != len((pieces or parts)[0]) for part in parts):
-            raise ValueError(f"{path} changes its number of channels in the middle: cut it there first")
-        pieces += parts
-        count += sum(part.shape[1] for part in parts)
-        if count > (start - first + limit + 1) * rate:
-            break
-    if not pieces:
-        raise ValueError(f"{path} is empty: its audio stream holds no samples")
-    samples = np.concatenate(pieces, axis=1).T
-    skip = max(0, round((start - (first or 0.0)) * rate))
-    stop = None if duration is None else skip + round(duration * rate)
-    if duration is None:
-        _check_length(path, (len(samples) - skip) / rate, longest)
-    return samples[skip:stop], rate
+    samples = np.concatenate([np.zeros((late, samples.shape[1]), np.float32), samples])
+    return samples[: None if duration is None else round(duration * rate)], rate

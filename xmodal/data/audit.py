@@ -225,13 +225,15 @@ def _see(row: Row, shortest: float, finding: Finding) -> None:
 
 
 def _watch(row: Row, shortest: float, finding: Finding) -> None:
-    from xmodal.data.video import load_frames, video_duration
+    from xmodal.data.video import load_frames, video_span
 
     if row.video is None:
         return
-    length = video_duration(row.video)
-    stop = min(length, row.start + row.duration) if row.duration else length
-    frames = load_frames(row.video, [row.start + (stop - row.start) * share for share in (0.1, 0.5, 0.9)])
+    begin, end = video_span(row.video)
+    start, stop = max(begin, row.start), min(end, row.start + row.duration) if row.duration else end
+    if start >= stop:
+        raise ValueError(f"{row.video.name} shows pictures from {begin:.2f} to {end:.2f} s, none of them in this clip")
+    frames = load_frames(row.video, [start + (stop - start) * share for share in (0.1, 0.5, 0.9)])
     if float((frames - frames[1]).abs().mean((1, 2, 3)).max()) < STILL:
         finding.faults["still"] = f"{row.video.name} shows the same picture at 10, 50 and 90 % of its length"
 

@@ -30,38 +30,46 @@ def codec_name() -> str:
     return f"torchcodec {module.__version__} with FFmpeg {getattr(module, 'ffmpeg_major_version', '')}".strip()
 
 
-def open_sound(path: Path) -> tuple[Any, float]:
-    """Decoder of a file's sound, and the seconds that its header announces (0 where it does not).
+def open_sound(path: Path) -> Any:
+    """Decoder of a file's sound.
 
     Raises ValueError for a file that torchcodec cannot read, and ImportError without torchcodec.
     """
     decoders = _import().decoders
     try:
-        decoder = decoders.AudioDecoder(str(path))
+        return decoders.AudioDecoder(str(path))
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path} is not a readable sound file ({_line(error)})") from error
-    return decoder, float(decoder.metadata.duration_seconds_from_header or 0.0)
 
 
-def read_samples(decoder: Any, path: Path, start: float, duration: float | None) -> tuple[np.ndarray, int]:
-    """Samples (T, C) float32 of a stretch of the sound that `open_sound` has opened, and their rate; errors likewise."""
-    origin = float(decoder.metadata.begin_stream_seconds_from_header or 0.0) + start
+def read_samples(decoder: Any, path: Path, start: float, stop: float | None) -> tuple[np.ndarray, int, float]:
+    """Samples (T, C) float32 between two times of the file's own stamps, their rate, and when the first of them is heard.
+
+    Nothing (0, C) where the sound has not begun yet. Errors as in `open_sound`.
+    """
+    begin = max(start, float(decoder.metadata.begin_stream_seconds_from_header or 0.0))
+    rate = int(decoder.metadata.sample_rate)
+    if stop is not None and begin >= stop:
+        return np.zeros((0, int(decoder.metadata.num_channels or 1)), np.float32), rate, stop
     try:
-        samples = decoder.get_samples_played_in_range(origin, None if duration is None else origin + duration)
+        samples = decoder.get_samples_played_in_range(begin, stop)
     except (RuntimeError, ValueError, IndexError) as error:
         raise ValueError(f"{path} is damaged: its sound cannot be decoded ({_line(error)})") from error
-    return samples.data.T.contiguous().numpy(), samples.sample_rate
+    return samples.data.T.contiguous().numpy(), samples.sample_rate, max(begin, float(samples.pts_seconds))
 
 
-def read_frames(path: Path, times: Sequence[float]) -> Tensor:
-    """Frames shown at ``times`` (s from the first picture), uint8 (N, 3, H, W); errors as in `open_sound`."""
+def read_frames(path: Path, times: Sequence[float], origin: float, begin: float) -> Tensor:
+    """Frames shown at ``times`` (s of a clock that begins at ``origin`` of the file's stamps), uint8 (N, 3, H, W).
+
+    Before ``begin`` of that clock it is the first picture. Errors as in `open_sound`.
+    """
     decoders = _import().decoders
     try:
         decoder = decoders.VideoDecoder(str(path))
-        origin = float(decoder.metadata.begin_stream_seconds or 0.0)
+        first = float(decoder.metadata.begin_stream_seconds or 0.0)
         # The last picture is shown until the end, where rounding may put a time just behind it.
         latest = float(decoder.metadata.end_stream_seconds) - 1e-4
-        frames = decoder.get_frames_played_at([min(origin + time, latest) for time in times]).data
+        frames = decoder.get_frames_played_at([min(max(origin + max(time, begin), first), latest) for time in times]).data
     except (RuntimeError, ValueError, IndexError) as error:
         raise ValueError(f"{path} is not a readable video, or damaged ({_line(error)})") from error
     return frames if isinstance(frames, Tensor) else torch.as_tensor(frames)
@@ -77,6 +85,8 @@ def _import() -> ModuleType:
         raise ImportError(
             f"torchcodec finds no FFmpeg libraries ({_line(error)}): install FFmpeg, or use the back-end default"
         ) from error
+    if getattr(torchcodec, "ffmpeg_major_version", "old") is None:  # recent versions look for them when they are first used
+        raise ImportError("torchcodec finds no FFmpeg libraries: install FFmpeg, or use the back-end default")
     return torchcodec
 
 

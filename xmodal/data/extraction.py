@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from xmodal.data.features import FeatureStore
-from xmodal.data.manifest import read_manifest
+from xmodal.data.manifest import valid_rows
 from xmodal.data.media import PairedMediaSet
 from xmodal.data.module import PairedMedia
 from xmodal.frozen import Feature
@@ -29,18 +29,17 @@ def extract(
 
     Runs on the trainer's own processes (``devices``, ``num_nodes``): groups of clips are dealt to the ranks, each rank
     writes whole shards, and shards that are there already are passed over. A clip that cannot be read is recorded with
-    the reason and does not stop the rest. Raises ValueError where nothing can be cached.
+    the reason and does not stop the rest; rows that are not valid are left out (`valid_rows` names them). Raises ValueError where nothing can be cached.
     """
     if not isinstance(data, PairedMedia) or not features:
         what = f"{len(features)} features on {type(data).__name__}"
         raise ValueError(f"nothing can be cached ({what}): the recipe needs xmodal.data.PairedMedia and frozen encoders")
     warnings.filterwarnings("ignore", message="predict returned None")  # it writes shards
-    report = []
+    every, report = valid_rows(data.manifest)[0], []
     for split in splits:
         crop = data.crop if split == "train" else "loudest"
-        try:
-            rows = read_manifest(data.manifest, split)
-        except ValueError:
+        rows = [row for row in every if row.split in ("", split)]
+        if not rows:
             continue  # a manifest without this split
         for name, feature in features.items():
             store = data.store(feature, crop)

@@ -14,7 +14,7 @@ from xmodal.data.features import Rows
 from xmodal.data.image import load_image, resize
 from xmodal.data.manifest import Row
 from xmodal.data.pan import heard_pan
-from xmodal.data.video import even_times, load_frames, video_duration
+from xmodal.data.video import even_times, load_frames, video_span
 from xmodal.data.window import window, window_start
 
 MEDIA = ("waveform", "pixels")
@@ -125,11 +125,15 @@ class PairedMediaSet(Dataset[dict[str, Any]]):
             raise ValueError(f"the row {row.id!r} of the manifest names neither image nor video")
         times: int | list[float] = self.frames
         if row.start or row.duration is not None:
-            left = video_duration(row.video) - row.start
-            if left <= 0:
+            begin, end = video_span(row.video)
+            first = max(begin, row.start)
+            last = end if row.duration is None else min(end, row.start + row.duration)
+            if row.start >= end:
                 raise ValueError(f"{row.video} ends before {row.start:.2f} s, where the clip {row.id!r} begins")
-            seconds = left if row.duration is None else min(left, row.duration)
-            times = [row.start + time for time in even_times(seconds, self.frames)]
+            if first >= last:
+                stretch = f"nothing of what the clip {row.id!r} is from {row.start:.2f} s on"
+                raise ValueError(f"{row.video} shows pictures from {begin:.2f} to {end:.2f} s, {stretch}")
+            times = [first + time for time in even_times(last - first, self.frames)]
         shown = [resize(frame, *self.size) for frame in load_frames(row.video, times, backend=self.backend)]
         return shown[0] if self.frames == 1 else torch.stack(shown)
 

@@ -9,100 +9,88 @@ Facts of the layouts stand with each builder; a clip whose file is missing is co
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from zlib import crc32
 
+from xmodal.data.clips import SPLITS, Found, Row, add, by_stem, clips
 from xmodal.data.manifest import write_manifest
 from xmodal.data.shards import unpack
+from xmodal.files import KINDS, is_hidden, media_in
 
-AUDIO = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aiff", ".aif"}
-IMAGE = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-VIDEO = {".mp4", ".mkv", ".webm", ".mov", ".avi"}
-KINDS = {**dict.fromkeys(AUDIO, "audio"), **dict.fromkeys(IMAGE, "image"), **dict.fromkeys(VIDEO, "video")}
 SECONDS = 10.0  # length of a clip of VGGSound, AudioCaps and MUSIC windows
-
-Row = dict[str, Any]
-Builder = Callable[[Path, "Found"], Iterator[Row]]
+Builder = Callable[[Path, Found], Iterator[Row]]
 
 
-@dataclass
-class Found:
-    """What a builder looks for on disk, and how often in vain."""
-
-    root: Path
-    missing: list[str] = field(default_factory=list)
-
-    def relative(self, path: Path) -> str:
-        """Path as it stands in the manifest; ValueError for one outside its folder."""
-        resolved = path.resolve()
-        if not resolved.is_relative_to(self.root):
-            raise ValueError(f"{path} lies outside the manifest's folder {self.root}: write the manifest into a folder above it")
-        name = str(resolved.relative_to(self.root))
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"the name of {name!r} is not valid UTF-8: rename the file") from error
-        return name
-
-    def media(self, files: dict[str, Path]) -> Row:
-        """The fields audio, image and video of a clip; its video is left out where it has both others."""
-        if "audio" in files and "image" in files:
-            files = {key: value for key, value in files.items() if key != "video"}
-        return {key: self.relative(path) for key, path in files.items()}
-
-
-def prepare(kind: str, source: Path, manifest: Path, validation: float = 0.0, test: float = 0.0) -> tuple[int, list[str]]:
+def prepare(
+    kind: str, source: Path, manifest: Path, validation: float = 0.0, test: float = 0.0, found: Found | None = None
+) -> tuple[int, list[str]]:
     """Write the manifest of a data set; returns the number of clips and the names of those whose files are missing.
 
     ``validation`` and ``test`` are the shares that these splits get of the clips which have none; the others are for
-    training then. A clip's split depends on its id alone, so it stays where it is when others are added.
+    training then. A clip's split depends on its id alone, so it stays where it is when others are added; only of a few clips,
+    where the dice give a split none, it gets the nearest one. ``found`` takes in what is wrong with single clips, which are
+    left out then; without it the first is raised.
 
     Raises ValueError for an unknown kind, a layout that does not fit, or where nothing is found; FileNotFoundError.
     """
-    if min(validation, test) < 0 or validation + test >= 1:
+    if not (min(validation, test) >= 0 and validation + test < 1):
         raise ValueError(f"validation {validation} and test {test} are shares of 1, and something must be left for training")
     if kind not in BUILDERS:
         raise ValueError(f"there is no data set kind {kind!r}: known are {', '.join(BUILDERS)}")
     if not source.exists():
         raise FileNotFoundError(f"there is no folder {source}")
-    found = Found(manifest.parent.resolve())
-    rows = list(BUILDERS[kind](source, found))
+    found = Found(manifest.parent.resolve()) if found is None else found
+    rows: dict[str, Row] = {}
+    for row in BUILDERS[kind](source, found):
+        if row["id"] in rows:
+            found.wrong(f"{source}: the clip {row['id']!r} is listed twice")
+        else:
+            rows[row["id"]] = row
     if not rows:
         hint = f": {len(found.missing)} clips are listed, none of their files is there" if found.missing else ""
-        raise ValueError(f"nothing of kind {kind!r} was found in {source}{hint} (see docs/data.md for the layout)")
-    if validation or test:
-        for row in rows:
-            row["split"] = row.get("split") or _share(row["id"], validation, test)
-    return write_manifest(manifest, rows), found.missing
+        wrong = f"; {found.errors[0]}" if found.errors else ""
+        raise ValueError(f"nothing of kind {kind!r} was found in {source}{hint} (see docs/data.md for the layout){wrong}")
+    _deal([row for row in rows.values() if not row.get("split")], validation, test)
+    return write_manifest(manifest, rows.values()), found.missing
 
 
-def _share(name: str, validation: float, test: float) -> str:
-    place = crc32(name.encode()) / 2**32
-    return "validation" if place < validation else "test" if place < validation + test else "train"
+def _deal(rows: list[Row], validation: float, test: float) -> None:
+    """Deal clips without a split to the splits, by their ids alone, and none of the asked ones empty where there are enough."""
+    if not (validation or test):
+        return
+    places = sorted(rows, key=_place)
+    for row in places:
+        row["split"] = "validation" if _place(row) < validation else "test" if _place(row) < validation + test else "train"
+    wanted = [name for name, share in (("validation", validation), ("test", test), ("train", 1.0)) if share]
+    for name in wanted:
+        counts = Counter(row["split"] for row in rows)
+        if not counts[name] and counts.most_common(1)[0][1] > 1 and len(rows) >= len(wanted):
+            largest = [row for row in places if row["split"] == counts.most_common(1)[0][0]]
+            largest[-1 if name == "train" else 0]["split"] = name
 
 
-def by_stem(folder: Path) -> dict[str, dict[str, Path]]:
-    """Media below a folder by stem and kind; files in sub-folders such as ``audio/`` and ``frames/`` meet by their stem."""
-    pairs: dict[str, dict[str, Path]] = {}
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            stem, suffix = os.path.splitext(name)
-            if (kind := KINDS.get(suffix.lower())) and not name.startswith("."):
-                pairs.setdefault(stem, {}).setdefault(kind, Path(place) / name)
-    return pairs
+def _place(row: Row) -> float:
+    return crc32(row["id"].encode()) / 2**32
 
 
 def folder(source: Path, found: Found) -> Iterator[Row]:
-    """Any folder: files of one stem are one clip; pictures alone and sounds alone are clips too."""
-    for stem, files in by_stem(source).items():
-        yield {"id": stem, **found.media(files)}
+    """Any folder: files of one stem in one place are one clip (see :mod:`xmodal.data.clips`), a folder's name is their label.
+
+    Pictures alone and sounds alone are clips too. Folders named ``train``, ``validation`` or ``test`` at the top are splits.
+    """
+    for clip in clips(source, found):
+        if not clip.files:
+            continue
+        split = SPLITS.get(clip.folders[0].lower(), "") if clip.folders else ""
+        classes = clip.folders[1:] if split else clip.folders
+        label = classes[-1].replace("_", " ") if classes else ""
+        name = found.new_id("-".join((*clip.folders, clip.stem)), clip.place)
+        yield {"id": name, **found.media(clip.files), "label": label, "split": split}
 
 
 def class_folders(source: Path, found: Found) -> Iterator[Row]:
@@ -112,23 +100,39 @@ def class_folders(source: Path, found: Found) -> Iterator[Row]:
     is in neither has no split. A class is its folder's name with spaces for underscores.
     """
     base = source / "videos" if (source / "videos").is_dir() else source
-    listed: dict[str, str] = {}
-    for split in ("train", "test"):
-        if (source / f"{split}.txt").is_file():
-            lines = (source / f"{split}.txt").read_text(encoding="utf-8").splitlines()
-            listed |= {Path(line.strip()).stem: split for line in lines if line.strip()}
+    listed = _listed(source, found)
     seen = set()
-    for path in sorted(base.rglob("*")):
-        kind = KINDS.get(path.suffix.lower())
-        parts = path.relative_to(base).parts
-        if kind is None or len(parts) < 2:
+    for clip in clips(base, found):
+        if not clip.folders or not clip.files:
             continue
-        split = parts[0] if parts[0] in ("train", "test", "validation", "val") and len(parts) > 2 else listed.get(path.stem, "")
-        seen.add(path.stem)
-        label = parts[-2].replace("_", " ")
-        name = path.stem if path.stem.startswith(parts[-2]) else f"{parts[-2]}-{path.stem}"
-        yield {"id": name, kind: found.relative(path), "label": label, "split": "validation" if split == "val" else split}
-    found.missing += sorted(set(listed) - seen)
+        label = clip.folders[-1]
+        split = SPLITS.get(clip.folders[0], "") if len(clip.folders) > 1 else ""
+        for key in ((label, clip.stem), ("", clip.stem)):
+            if key in listed:
+                seen.add(key)
+                split = split or listed[key]
+        name = clip.stem if clip.stem.startswith(label) else f"{label}-{clip.stem}"
+        yield {
+            "id": found.new_id(name, clip.place),
+            **found.media(clip.files),
+            "label": label.replace("_", " "),
+            "split": split,
+        }
+    found.missing += sorted(stem for _, stem in set(listed) - seen)
+
+
+def _listed(source: Path, found: Found) -> dict[tuple[str, str], str]:
+    """Split of each (class or nothing, stem) that ``train.txt`` and ``test.txt`` name."""
+    listed: dict[tuple[str, str], str] = {}
+    for split in ("train", "test"):
+        table = source / f"{split}.txt"
+        for line in _text(table).splitlines() if table.is_file() else ():
+            if not (name := line.strip()):
+                continue
+            key = (Path(name).parent.name, Path(name).stem)
+            if listed.setdefault(key, split) != split:
+                found.wrong(f"{table}: {name!r} is listed for {listed[key]}, too")
+    return listed
 
 
 CLIP = re.compile(r"(?P<id>.{11})_(?P<start>\d+)(?:_(?P<end>\d+))?$")
@@ -150,19 +154,20 @@ def vggsound(source: Path, found: Found) -> Iterator[Row]:
     """``vggsound.csv`` (no header: id, start, label, split; labels may hold commas) beside videos or wav + jpg of any depth."""
     table = _only(source, "vggsound.csv")
     files: dict[tuple[str, int], dict[str, Path]] = {}
-    for stem, media in by_stem(source).items():
+    for stem, media in by_stem(source, found).items():
         if (key := clip_key(stem)) is not None:
-            files.setdefault(key, {}).update(media)
-    with table.open(newline="", encoding="utf-8") as lines:
-        for number, fields in enumerate(csv.reader(lines, skipinitialspace=True), 1):
-            if len(fields) != 4 or not fields[1].isdigit() or fields[3] not in ("train", "test"):
-                raise ValueError(f"{table}:{number}: expected id, start seconds, label, train or test; found {fields}")
-            identity, start, label, split = fields
-            name = f"{identity}_{int(start):06d}"
-            if (identity, int(start)) not in files:
-                found.missing.append(name)
-                continue
-            yield {"id": name, **found.media(files[identity, int(start)]), "label": label, "split": split}
+            for kind, path in media.items():
+                add(files.setdefault(key, {}), kind, path, found)
+    for number, fields in enumerate(csv.reader(io.StringIO(_text(table), newline=""), skipinitialspace=True), 1):
+        if len(fields) != 4 or not (fields[1].isascii() and fields[1].isdigit()) or fields[3] not in ("train", "test"):
+            found.wrong(f"{table}:{number}: expected id, start seconds, label, train or test; found {fields}")
+            continue
+        identity, start, label, split = fields
+        name = f"{identity}_{int(start):06d}"
+        if (identity, int(start)) not in files:
+            found.missing.append(name)
+            continue
+        yield {"id": name, **found.media(files[identity, int(start)]), "label": label, "split": split}
 
 
 def audiocaps(source: Path, found: Found) -> Iterator[Row]:
@@ -171,11 +176,14 @@ def audiocaps(source: Path, found: Found) -> Iterator[Row]:
     They are named ``Y{id}.wav``, ``{id}.wav`` or ``{id}_{start}.wav``. A clip of several captions becomes one row for
     each: its id ends in the caption's number.
     """
-    files = {stem: media for stem, media in by_stem(source).items() if "audio" in media or "video" in media}
+    files = {stem: media for stem, media in by_stem(source, found).items() if "audio" in media or "video" in media}
     for split in ("train", "val", "test"):
         for table in sorted(source.rglob(f"{split}.csv")):
-            for row in _table(table, ("audiocap_id", "youtube_id", "start_time", "caption")):
+            for number, row in _table(table, ("audiocap_id", "youtube_id", "start_time", "caption"), found):
                 identity, start = row["youtube_id"], row["start_time"]
+                if not start.replace(".", "", 1).isdecimal():
+                    found.wrong(f"{table}:{number}: start_time is {start!r}, but expected seconds")
+                    continue
                 forms = (f"{identity}_{start}", f"{identity}_{int(float(start)):06d}", f"Y{identity}", identity)
                 media = next((files[form] for form in forms if form in files), None)
                 if media is None:
@@ -195,11 +203,14 @@ def clotho(source: Path, found: Found) -> Iterator[Row]:
         for table in sorted(source.rglob(f"*{part}*.csv")):
             if "caption" not in table.name:
                 continue
-            for row in _table(table, ("file_name", *(f"caption_{number}" for number in range(1, 6)))):
-                path = next(iter(sorted(source.rglob(f"{part}/{_literal(row['file_name'])}"))), None)
-                if path is None:
+            for line, row in _table(table, ("file_name", *(f"caption_{number}" for number in range(1, 6))), found):
+                paths = sorted(source.rglob(f"{part}/{_literal(row['file_name'])}")) if row["file_name"] else []
+                if len(paths) > 1:
+                    found.wrong(f"{table}:{line}: {paths[0]} and {paths[1]} have the same name: take one of them away")
+                if len(paths) != 1:
                     found.missing.append(row["file_name"])
                     continue
+                path = paths[0]
                 for number in range(1, 6):
                     name = f"{path.stem}-{number}"
                     yield {"id": name, "audio": found.relative(path), "text": row[f"caption_{number}"], "split": split}
@@ -207,18 +218,20 @@ def clotho(source: Path, found: Found) -> Iterator[Row]:
 
 def music(source: Path, found: Found) -> Iterator[Row]:
     """``*.json`` ({"videos": {instrument: [ids]}}) beside ``{solo,duet}/{instrument}/{id}.mp4`` or any folder of such names."""
-    files = by_stem(source)
-    seen: set[str] = set()
+    files = by_stem(source, found)
+    seen: dict[str, str] = {}
     for table in sorted(source.rglob("*.json")):
         try:
-            videos = json.loads(table.read_text(encoding="utf-8"))["videos"]
-        except (ValueError, KeyError, TypeError):
+            videos = json.loads(_text(table))["videos"]
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue  # another file of the folder
         for instrument, identities in videos.items():
             for identity in identities:
                 if identity in seen:
+                    if seen[identity] != instrument:
+                        found.wrong(f"{table}: the clip {identity!r} is listed under {seen[identity]} and under {instrument}")
                     continue
-                seen.add(identity)
+                seen[identity] = instrument
                 if identity not in files:
                     found.missing.append(identity)
                     continue
@@ -227,10 +240,13 @@ def music(source: Path, found: Found) -> Iterator[Row]:
 
 def imagehear(source: Path, found: Found) -> Iterator[Row]:
     """Flat folder of ``{class}{number}.jpg``; a test set of pictures without sound."""
-    for path in sorted(source.iterdir()):
-        if path.suffix.lower() in IMAGE:
-            label = path.stem.rstrip("0123456789").replace("_", " ").strip()
-            yield {"id": path.stem, "image": found.relative(path), "label": label, "split": "test"}
+    pictures: dict[str, dict[str, Path]] = {}
+    paths, found.passed_over = media_in(source, ("image",))
+    for path in paths:
+        add(pictures.setdefault(path.stem, {}), "image", path, found)
+    for stem, files in pictures.items():
+        label = stem.rstrip("0123456789").replace("_", " ").strip()
+        yield {"id": stem, **found.media(files), "label": label, "split": "test"}
 
 
 def webdataset(source: Path, found: Found) -> Iterator[Row]:
@@ -241,9 +257,14 @@ def webdataset(source: Path, found: Found) -> Iterator[Row]:
     unpacked already is not unpacked again; a key that another shard has used gets its shard's name in front.
     """
     seen: set[str] = set()
-    for shard in sorted(source.rglob("*.tar")):
+    for shard in sorted(each for each in source.rglob("*.tar") if not is_hidden(each.name)):
         place = "-".join(shard.relative_to(source).with_suffix("").parts)
-        for row in unpack(shard, found.root / "media" / place, KINDS):
+        try:
+            unpacked = unpack(shard, found.root / "media" / place, KINDS)
+        except ValueError as error:
+            found.wrong(str(error))
+            continue
+        for row in unpacked:
             if row["id"] in seen:
                 row["id"] = f"{place}-{row['id']}"
             seen.add(row["id"])
@@ -270,12 +291,25 @@ def _only(source: Path, name: str) -> Path:
     return tables[0]
 
 
-def _table(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv.DictReader(lines)
-        if absent := [column for column in columns if column not in (reader.fieldnames or ())]:
-            raise ValueError(f"{path} lacks the columns {', '.join(absent)}: is it the data set's own list?")
-        yield from reader
+def _table(path: Path, columns: Iterable[str], found: Found) -> Iterator[tuple[int, dict[str, str]]]:
+    """Lines of a CSV file with their numbers; those with more or fewer fields than its header has are errors."""
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+    if absent := [column for column in columns if column not in (reader.fieldnames or ())]:
+        raise ValueError(f"{path} lacks the columns {', '.join(absent)}: is it the data set's own list?")
+    for row in reader:
+        if None in row or None in row.values():
+            expected = len(reader.fieldnames or ())
+            found.wrong(f"{path}:{reader.line_num}: expected {expected} fields, is there a comma without quotation marks?")
+            continue
+        yield reader.line_num, row
+
+
+def _text(path: Path) -> str:
+    """A list's text, without a byte order mark; ValueError that names the file for another encoding than UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}): save it so") from error
 
 
 def _literal(name: str) -> str:
@@ -284,4 +318,4 @@ def _literal(name: str) -> str:
 
 
 def _split(name: str) -> str:
-    return "validation" if name == "val" else name
+    return SPLITS.get(name, name)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from uuid import uuid4
+from zlib import crc32
 
 from xmodal.files import cannot_write
 
@@ -34,47 +37,86 @@ def unpack(shard: Path, target: Path, kinds: dict[str, str]) -> list[dict[str, A
             if not target.is_dir():
                 _write(tar, [(name, member) for name, member in members if _suffix(name) in kinds], target)
             return _rows(tar, members, shard, target, kinds)
-    except (tarfile.TarError, EOFError, UnicodeDecodeError) as error:
+    except (tarfile.TarError, EOFError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{shard} is not a readable tar file ({error}): fetch it again") from error
 
 
 def _members(shard: Path, tar: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo]]:
-    """Flat file name and member, of all files."""
+    """Flat file name and member, of all files; no two have the same."""
+    taken: set[str] = set()
     for member in tar:
         path = PurePosixPath(member.name)
-        if path.is_absolute() or ".." in path.parts or "\\" in member.name or member.issym() or member.islnk():
+        outside = path.is_absolute() or ".." in path.parts or "\\" in member.name or "\0" in member.name
+        if outside or member.issym() or member.islnk():
             raise ValueError(f"{shard} has the member {member.name!r}, which would land outside its folder: do not use this file")
         if member.isfile() and not path.name.startswith("."):
-            yield "-".join(part for part in path.parts if part != "."), member
+            name = "-".join(part for part in path.parts if part != ".")
+            if name in taken:  # a/1.wav and a-1.wav
+                name = f"{crc32(member.name.encode(errors='surrogateescape')):08x}-{name}"
+            if name in taken:
+                raise ValueError(f"{shard} has the member {member.name!r} twice: fetch it again, or write it anew")
+            taken.add(name)
+            yield name, member
 
 
 def _rows(
     tar: tarfile.TarFile, members: list[tuple[str, tarfile.TarInfo]], shard: Path, target: Path, kinds: dict[str, str]
 ) -> list[dict[str, Any]]:
-    clips: dict[str, dict[str, Any]] = {}
-    for name, member in members:
-        key, suffix = name.split(".")[0], _suffix(name)
-        clip = clips.setdefault(key, {"id": key, "split": SPLITS.get(shard.stem.replace("_", "-").split("-")[0], "")})
+    split = SPLITS.get(shard.stem.replace("_", "-").split("-")[0], "")
+    keys = _keys([member.name for _, member in members], kinds)
+    ids: dict[str, str] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for (name, member), key in zip(members, keys, strict=True):
+        if key not in rows:
+            identity = key.replace("/", "-")
+            if ids.setdefault(identity, key) != key:
+                identity = f"{identity}-{crc32(key.encode(errors='surrogateescape')):08x}"
+            rows[key] = {"id": identity, "split": split}
+        clip, suffix = rows[key], _suffix(name)
         if suffix in kinds:
-            clip.setdefault(kinds[suffix], target / name)
+            if kinds[suffix] in clip:
+                both = f"{clip[kinds[suffix]].name} and {name}"
+                raise ValueError(f"{shard}: {both} would be the {kinds[suffix]} of one clip, {clip['id']!r}")
+            clip[kinds[suffix]] = target / name
         elif suffix in TEXTS:
-            clip[TEXTS[suffix]] = _read(shard, tar, member).decode("utf-8").strip()
+            clip[TEXTS[suffix]] = _read(shard, tar, member).decode("utf-8-sig").strip()
         elif suffix == ".json":
             clip |= _fields(shard, member, _read(shard, tar, member))
-    return [clip for clip in clips.values() if clip.keys() & {"audio", "image", "video"}]
+    return [clip for clip in rows.values() if clip.keys() & {"audio", "image", "video"}]
+
+
+def _keys(names: list[str], kinds: dict[str, str]) -> list[str]:
+    """The clip of each member: its path up to the first dot of the file's own name.
+
+    Where that makes one clip of two files of a kind (``Song 2.0.wav``, ``Song 2.1.wav``), its members go by all but their
+    last suffix.
+    """
+    paths = [PurePosixPath(name.removeprefix("./")) for name in names]
+    keys = [str(path.with_name(path.name.split(".")[0])) for path in paths]
+    counts = Counter((key, kinds.get(_suffix(path.name), "")) for key, path in zip(keys, paths, strict=True))
+    several = {key for (key, kind), number in counts.items() if kind and number > 1}
+    return [str(path.with_suffix("")) if key in several else key for key, path in zip(keys, paths, strict=True)]
 
 
 def _fields(shard: Path, member: tarfile.TarInfo, content: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{shard}: the member {member.name!r} is not JSON ({error})") from error
     if not isinstance(fields, dict):
         return {}
-    found = {name: fields[word] for name, words in WORDS.items() for word in words if isinstance(fields.get(word), str)}
+    found: dict[str, Any] = {
+        name: fields[word] for name, words in WORDS.items() for word in words if isinstance(fields.get(word), str)
+    }
     if "split" in found:
         found["split"] = SPLITS.get(found["split"], found["split"])
-    return found | {name: fields[name] for name in ("start", "duration") if isinstance(fields.get(name), (int, float))}
+    for name in ("start", "duration"):
+        if (number := fields.get(name)) is None:
+            continue
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+            raise ValueError(f"{shard}: {name} of the member {member.name!r} is {number!r}, but expected seconds")
+        found[name] = number
+    return found
 
 
 def _write(tar: tarfile.TarFile, media: list[tuple[str, tarfile.TarInfo]], target: Path) -> None:

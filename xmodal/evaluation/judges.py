@@ -13,15 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xmodal.data.audio import CONTAINERS, LIBSNDFILE, load_audio
+from xmodal.data.audio import load_audio
 from xmodal.data.image import load_image
 from xmodal.data.manifest import read_manifest
 from xmodal.data.window import window
+from xmodal.files import AUDIO, IMAGE, VIDEO
 from xmodal.metrics.features import normalised
 from xmodal.registry.models import load, resolve, towers
 
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-SOUNDS = LIBSNDFILE | CONTAINERS
+PICTURES = IMAGE
+SOUNDS = AUDIO | VIDEO
 SUFFIXES = {"image": PICTURES, "audio": SOUNDS}
 # Sentences about a label, by encoder; published protocols read the bare label.
 PROMPTS = {"clip:mini": "a photo of a {}", "clap:mini": "the sound of a {}"}

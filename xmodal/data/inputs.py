@@ -1,0 +1,145 @@
+"""What people hand in: files, folders of them, and texts; each told by its content, then by its name."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xmodal.files import KINDS, is_file, is_folder, kind_of, media_in, passed_over, suffix_of
+
+LONGEST_SLUG = 80  # bytes
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One input: its modality, the file (or the text itself), and the stem of what is made of it."""
+
+    modality: str
+    content: Path | str
+    stem: str
+
+
+def modality(asked: str | Path) -> str:
+    """Return audio, image, video or text: of a file by its content first, of what is not there by its suffix, else text.
+
+    Raises ValueError for a file that is none of these.
+    """
+    if not is_file(asked):
+        return KINDS.get(suffix_of(asked), "text")
+    kind = kind_of(asked)
+    if kind == "container":
+        kind = _of_container(Path(asked))
+    if not kind:
+        raise ValueError(
+            f"cannot tell whether {asked} is a sound, a picture or a video: neither its content nor its name says it"
+        )
+    return kind
+
+
+def sounds(inputs: Sequence[str | Path], say: Say | None = None) -> list[Asked]:
+    """Sounds and videos, and folders of them; ``say`` hears what is passed over in folders.
+
+    Raises FileNotFoundError or ValueError for what is no sound.
+    """
+    found: list[Asked] = []
+    for item in inputs:
+        if is_folder(item):
+            files = _in_folder(Path(item), ("audio", "video", "container"), "sound files", say)
+            found += [Asked("audio", file, file.stem) for file in files]
+        elif not is_file(item):
+            raise FileNotFoundError(f"there is no sound file {str(item)!r}")
+        elif modality(item) == "image":
+            raise ValueError(f"{item} is a picture, not a sound: there is no way from image to image")
+        else:
+            found.append(Asked("audio", Path(item), Path(item).stem))
+    return found
+
+
+def queries(inputs: Sequence[str | Path], say: Say | None = None) -> list[Asked]:
+    """Pictures, videos, folders of them, texts, and files with a text on every line; ``say`` and errors as in `sounds`."""
+    found: list[Asked] = []
+    for item in map(str, inputs):
+        if is_folder(item):
+            files = _in_folder(Path(item), ("image", "video", "container"), "pictures or videos", say)
+            found += [Asked(_kind_in_folder(file), file, file.stem) for file in files]
+        elif suffix_of(item) == ".txt":
+            found += [Asked("text", line, slug(line)) for line in _lines(Path(item))]
+        else:
+            found.append(_query(item))
+    return found
+
+
+def slug(text: str) -> str:
+    """The words of a text as a file name; texts that differ only in the rest of it get a number of their own."""
+    from zlib import crc32
+
+    words = re.sub(r"\W+", "-", text.lower()).strip("-")
+    # The file system counts bytes, and a letter may take four of them.
+    short = words.encode(errors="replace")[:LONGEST_SLUG].decode(errors="ignore")
+    if words.replace("-", " ") == text.lower() and short == words:
+        return words
+    return f"{short.strip('-')}-{crc32(text.encode(errors='replace')):08x}".lstrip("-")
+
+
+def _query(item: str) -> Asked:
+    kind = modality(item)
+    if kind == "audio":
+        raise ValueError(f"{item} is a sound: there is no way from audio to audio, give pictures, videos or texts")
+    if kind == "text":
+        if not item.strip():
+            raise ValueError("a text to make a sound of is empty: say what should be heard")
+        return Asked("text", item, slug(item))
+    if not is_file(item):
+        raise FileNotFoundError(f"there is no {'picture' if kind == 'image' else kind} {item!r}")
+    return Asked(kind, Path(item), Path(item).stem)
+
+
+def _lines(path: Path) -> list[str]:
+    """The texts of a file, each once."""
+    if not is_file(path):
+        raise FileNotFoundError(f"there is no file of texts {str(path)!r}")
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}): save it so") from error
+    if not any(lines):
+        raise ValueError(f"{path} holds no text: expected one on every line")
+    return list(dict.fromkeys(filter(None, lines)))
+
+
+def _in_folder(folder: Path, kinds: Sequence[str], what: str, say: Say | None) -> list[Path]:
+    found, others = media_in(folder, kinds)
+    if not found:
+        raise ValueError(f"there are no {what} in {folder}" + _besides(others))
+    if others and say is not None:
+        say(f"passed over in {folder}: {passed_over(others)}")
+    return found
+
+
+def _besides(others: Counter[str]) -> str:
+    return f", but {passed_over(others)}" if others else ""
+
+
+def _kind_in_folder(path: Path) -> str:
+    """As `modality`, but a file that is none is left to its reader, which names it and does not stop the others."""
+    try:
+        return modality(path)
+    except (ValueError, OSError):
+        return KINDS.get(suffix_of(path.name), "image")
+
+
+def _of_container(path: Path) -> str:
+    """Whether a container without a telling name holds moving pictures or sound alone."""
+    import av
+
+    from xmodal.data.container import opened, pictures
+
+    try:
+        with opened(path) as container:
+            return "video" if pictures(container) is not None else "audio" if container.streams.audio else ""
+    except (av.FFmpegError, UnicodeDecodeError):
+        return ""
