@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from xmodal.diffusion.embedding_diffusion import EmbeddingDiffusion, scale_up
-from xmodal.diffusion.prior_network import PriorConfig, PriorNetwork, position_buckets, read_library_state
+from xmodal.diffusion.prior_network import PriorConfig, PriorNetwork, position_buckets
+from xmodal.foundation.original_names import read_library_state
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 CASES = ("prior_four_tokens", "prior_padded_tokens", "prior_multi_token", "voicedit_bidirectional")

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xmodal.diffusion.embedding_diffusion import EmbeddingDiffusion, best_of
-from xmodal.diffusion.prior_network import PriorConfig, PriorNetwork, read_library_state
+from xmodal.diffusion.prior_network import PriorConfig, PriorNetwork
 from xmodal.foundation import diffusion_prior
 from xmodal.foundation.base import Prior
 from xmodal.foundation.diffusion_prior import (
@@ -33,6 +33,7 @@ from xmodal.foundation.diffusion_prior import (
     save,
     tiny,
 )  # fmt: skip
+from xmodal.foundation.original_names import read_library_state
 from xmodal.registry import models as registry
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from xmodal.diffusion.prior_network import read_library_state
+from xmodal.foundation.original_names import read_library_state
 from xmodal.vision2audio import DiffusionMapper, RegressionMapper
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -19,10 +19,11 @@ from torch.nn import functional as F
 
 from xmodal.diffusion.sampling import Generators, draw_noise, sample, with_guidance
 from xmodal.diffusion.training import denoising_loss
-from xmodal.foundation import laion_clap, mel_vae
+from xmodal.foundation import mel_vae
 from xmodal.foundation import vocoder as vocoders
 from xmodal.foundation.base import AudioGenerator, Card, Vocoder, find_card
-from xmodal.foundation.clap import tables
+from xmodal.foundation.laion_names import renamed as laion_renamed
+from xmodal.foundation.laion_names import tables, text_sizes
 from xmodal.foundation.mel import AUDIOLDM, log_mel
 from xmodal.foundation.original_names import below, hifigan_names, renamed, unet_names, vae_names
 from xmodal.frozen import Frozen
@@ -36,6 +37,7 @@ from xmodal.registry.checkpoint import (
     read_pickle,
     read_scheduler,
     read_tensors,
+    unfilled,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -378,7 +380,7 @@ def import_checkpoint(file: Path, folder: Path) -> Path:
     channels = (base, 2 * base, 3 * base, 5 * base)
     if channels not in OFFICIAL_HEADS:
         raise ValueError(f"{file} has a UNet of {base} channels, but expected one of {[first for first, *_ in OFFICIAL_HEADS]}")
-    with torch.device("meta"):
+    with unfilled():
         parts = _networks(channels, (fine, 2 * fine, 4 * fine), dim=dim, latent=latent)
         parts["vocoder"] = vocoders.hifigan(upsample_initial_channel=wide)
     parts["vae"].register_to_config(scaling_factor=scale)
@@ -404,9 +406,9 @@ def _text_encoder(clap: Mapping[str, Tensor], file: Path) -> Any:
     """Build the text encoder of a checkpoint's own CLAP."""
     from transformers import ClapTextConfig, ClapTextModelWithProjection
 
-    state = {key: value for key, value in laion_clap.renamed(clap).items() if key.startswith("text_")}
-    with torch.device("meta"):
-        encoder = ClapTextModelWithProjection(ClapTextConfig(**laion_clap.text_sizes(state, file)))
+    state = {key: value for key, value in laion_renamed(clap).items() if key.startswith("text_")}
+    with unfilled():
+        encoder = ClapTextModelWithProjection(ClapTextConfig(**text_sizes(state, file)))
     assign(encoder, state | tables(encoder), file, "CLAP's text encoder")
     return encoder
 

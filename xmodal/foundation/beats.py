@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from xmodal.foundation.base import AudioEncoder, Card, Classifier, find_card
 from xmodal.foundation.kaldi import HOP, MEL_BINS, SAMPLE_RATE, WINDOW, fbank
 from xmodal.frozen import Frozen
-from xmodal.registry.checkpoint import assign, read_folder, read_pickle, write_folder
+from xmodal.registry.checkpoint import assign, read_folder, read_pickle, unfilled, write_folder
 
 FBANK_MEAN, FBANK_STD = 15.41663, 6.55582  # of AudioSet, as published; the standard deviation is used twice over
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
@@ -108,13 +108,13 @@ class PositionConv(nn.Module):
         self.groups = groups
         self.weight_v = nn.Parameter(torch.empty(width, width // groups, kernel))
         nn.init.normal_(self.weight_v, std=math.sqrt(4 / (kernel * width)))
-        self.weight_g = nn.Parameter(self.weight_v.detach().norm(dim=(0, 1), keepdim=True))
+        self.weight_g = nn.Parameter(self.weight_v.detach().square().sum((0, 1), keepdim=True).sqrt())
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, d, L) -> (B, d, L)."""
         kernel = self.weight_v.shape[-1]
-        weight = self.weight_v * (self.weight_g / self.weight_v.norm(dim=(0, 1), keepdim=True))
+        weight = self.weight_v * (self.weight_g / self.weight_v.square().sum((0, 1), keepdim=True).sqrt())
         return F.conv1d(x, weight, self.bias, padding=kernel // 2, groups=self.groups)[..., : x.shape[-1]]
 
 
@@ -344,7 +344,7 @@ def load(path: Path) -> tuple[BEATsModel, list[str]]:
     shared = state.get(f"encoder.layers.0.{POSITION_KEY}")
     if shared is not None:
         state |= {f"encoder.layers.{index}.{POSITION_KEY}": shared for index in range(config.encoder_layers)}
-    with torch.device("meta"):
+    with unfilled():
         model = BEATsModel(config)
     assign(model, state, path, "its cfg")
     labels = content.get("label_dict") or {}

@@ -22,16 +22,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodal.foundation.base import AudioEncoder, Card, TextEncoder
+from xmodal.foundation.laion_names import SIZES_OF, TABLES, convert, read, renamed, tables
 from xmodal.frozen import Frozen
 from xmodal.registry.cards import any_card, instead, locate
-from xmodal.registry.checkpoint import assign, only_tensors, read_json, read_pickle, read_tensors, write_folder
+from xmodal.registry.checkpoint import assign, only_tensors, read_json, read_pickle, read_tensors, unfilled, write_folder
 
 Crop = Literal["centre", "start", "windows"]
 Waveforms = Tensor | Sequence[Tensor]
 CONFIG, PREPROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
 ROBERTA = "laion/clap-htsat-unfused"  # has the tokenizer that LAION's own files lack
 KEYS = {"audio": ("audio_model.", "audio_projection."), "text": ("text_model.", "text_projection.")}
-TABLES = ("relative_position_index", "position_ids", "token_type_ids", "attn_mask")  # computed, though some files list them
 FLOOR = 1e-10  # of the power in a band: -100 dB
 
 
@@ -330,8 +330,6 @@ def _tower(place: Path, part: str, origin: str) -> nn.Module:
     import transformers
 
     if place.is_file():
-        from xmodal.foundation.laion_clap import SIZES_OF, read, renamed
-
         state = {key: value for key, value in renamed(read(place)).items() if key.startswith(KEYS[part])}
         config = getattr(transformers, f"Clap{part.title()}Config")(**SIZES_OF[part](state, place))
     else:
@@ -344,7 +342,7 @@ def _tower(place: Path, part: str, origin: str) -> nn.Module:
         else:
             kind = f"of the type {content.get('model_type')!r}, not 'clap' or 'clap_{part}_model'"
             raise ValueError(f"{place / CONFIG} is {kind}: it has no {part} tower, choose another card or folder")
-    with torch.device("meta"):
+    with unfilled():
         model = getattr(transformers, f"Clap{part.title()}ModelWithProjection")(config)
     assign(model, state | tables(model), place, f"the {part} tower of CLAP")
     return model.eval()
@@ -358,26 +356,11 @@ def _read(folder: Path, wanted: tuple[str, ...], origin: str) -> dict[str, Tenso
     return {key: value for key, value in state.items() if key.startswith(wanted) and not key.endswith(TABLES)}
 
 
-def tables(model: nn.Module) -> dict[str, Tensor]:
-    """Return what files list beside the weights though it follows from the sizes, by the model's names."""
-    found: dict[str, Tensor] = {}
-    for name, module in model.named_modules():
-        if hasattr(module, "create_relative_position_index"):
-            found[f"{name}.relative_position_index"] = module.create_relative_position_index()
-        elif "position_ids" in module._buffers:
-            positions = module.position_embeddings.num_embeddings  # type: ignore[union-attr]
-            found[f"{name}.position_ids"] = torch.arange(positions)[None]
-            found[f"{name}.token_type_ids"] = torch.zeros(1, positions, dtype=torch.long)
-    return found
-
-
 def import_checkpoint(file: Path, folder: Path) -> Path:
     """Turn one of LAION's ``.pt`` files, which hold no tokenizer, into a folder that both towers load; returns the folder.
 
     Raises FileNotFoundError, or ValueError where a tensor lacks or is unknown. Keeps full precision.
     """
-    from xmodal.foundation.laion_clap import convert
-
     model: Any = convert(file)
     return save(model, None, FrontEnd(fused=model.config.audio_config.enable_fusion), folder, None)
 
@@ -440,7 +423,6 @@ def tiny() -> dict[str, Callable[[], Frozen]]:
     return {"AudioTower": lambda: tower("Audio"), "TextTower": lambda: tower("Text")}
 
 
-LAION = "https://huggingface.co/lukewys/laion_clap"
 # Repository (or LAION's file), sizes, licence, commercial use, rate of the sounds it knows.
 _RELEASES: dict[str, Any] = {
     "htsat-unfused": ("laion/clap-htsat-unfused", "small", "Apache-2.0", True, 48_000),

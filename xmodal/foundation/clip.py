@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from xmodal.foundation.base import Card, ImageEncoder, TextEncoder
 from xmodal.frozen import Frozen
 from xmodal.registry.cards import HUB, any_card, locate
-from xmodal.registry.checkpoint import assign, only_tensors, read_json, read_pickle, write_folder
+from xmodal.registry.checkpoint import assign, only_tensors, read_json, read_pickle, unfilled, write_folder
 
 Floats = tuple[float, ...]
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -316,7 +316,7 @@ def _transformers_tower(folder: Path, part: str, origin: str) -> nn.Module:
         kind = f"of the type {content.get('model_type')!r}, not 'clip' or 'clip_{part}_model'"
         raise ValueError(f"{folder / CONFIG} is {kind}: give the folder of a CLIP")
     path, state = _read(folder, WEIGHTS, KEYS[part], origin)
-    with torch.device("meta"):
+    with unfilled():
         model = getattr(transformers, f"CLIP{part.title()}ModelWithProjection")(config)
     assign(model, state, path, f"the {part} tower of its {CONFIG}")
     for module in model.modules():  # these tables are no weights, so nothing has filled them yet

@@ -18,12 +18,22 @@ from torch.nn import functional as F
 
 from xmodal.diffusion import sampling
 from xmodal.diffusion.embedding_diffusion import EmbeddingDiffusion, Strided, best_of, guided_model
-from xmodal.diffusion.prior_network import PriorConfig, PriorNetwork, read_library_state, version_ignored
+from xmodal.diffusion.prior_network import PriorConfig, PriorNetwork
 from xmodal.diffusion.sampling import Generators, Scheduler, with_guidance
 from xmodal.foundation.base import Card, Prior, find_card
+from xmodal.foundation.original_names import read_library_state, version_ignored
 from xmodal.frozen import Frozen
 from xmodal.registry.cards import any_card, locate
-from xmodal.registry.checkpoint import assign, only_tensors, read_folder, read_module, read_pickle, read_scheduler, write_folder
+from xmodal.registry.checkpoint import (
+    assign,
+    only_tensors,
+    read_folder,
+    read_module,
+    read_pickle,
+    read_scheduler,
+    unfilled,
+    write_folder,
+)
 
 HUB = "https://huggingface.co"
 
@@ -150,7 +160,7 @@ def _read_published(file: Path) -> tuple[PriorNetwork, EmbeddingDiffusion, bool,
 
 
 def _fill(config: PriorConfig, state: Mapping[str, Tensor], path: Path) -> PriorNetwork:
-    with torch.device("meta"):
+    with unfilled():
         network = PriorNetwork(config)
     assign(network, state, path, "a diffusion prior of its own sizes")
     return network.eval()

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from xmodal.foundation.base import AudioEncoder, Card, Encoder, ImageEncoder, TextEncoder, find_card
 from xmodal.foundation.kaldi import MEL_BINS, SAMPLE_RATE, WINDOW, fbank
 from xmodal.frozen import Frozen
-from xmodal.registry.checkpoint import assign, only_tensors, read_folder, read_pickle, write_folder
+from xmodal.registry.checkpoint import assign, only_tensors, read_folder, read_pickle, unfilled, write_folder
 
 ORIGIN = "https://github.com/facebookresearch/ImageBind"
 CLIP = 32_000  # samples: two seconds
@@ -262,7 +262,7 @@ def load(path: Path, modalities: Iterable[str] = MODALITIES) -> ImageBindModel:
         config = ImageBindConfig(**sizes)
     else:
         config, state = ImageBindConfig(), only_tensors(read_pickle(path, ORIGIN), path)
-    with torch.device("meta"):
+    with unfilled():
         model = ImageBindModel(config, names)
     assign(model, select(state, path, names), path, "ImageBind")
     return model.eval()
@@ -276,7 +276,7 @@ def import_checkpoint(file: Path, folder: Path, config: ImageBindConfig | None =
     """
     sizes = config or ImageBindConfig()
     state = select(only_tensors(read_pickle(file, ORIGIN), file), file)
-    with torch.device("meta"):
+    with unfilled():
         model = ImageBindModel(sizes)
     assign(model, state, file, "ImageBind")
     return write_folder(folder, asdict(sizes), state, dtype=None)

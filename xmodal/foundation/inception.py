@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from xmodal.foundation.base import Classifier, ImageEncoder
 from xmodal.frozen import Frozen
 from xmodal.registry.cards import Card, find_card
-from xmodal.registry.checkpoint import assign, only_tensors, read_folder, read_pickle, write_folder
+from xmodal.registry.checkpoint import assign, only_tensors, read_folder, read_pickle, unfilled, write_folder
 
 SIZE, DIM, CLASSES = 299, 2048, 1008
 FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -124,7 +124,7 @@ def load(path: Path) -> nn.Module:
         _, state = read_folder(path, ORIGIN)
     else:
         state = only_tensors(read_pickle(path, ORIGIN), path)
-    with torch.device("meta"):
+    with unfilled():
         model = build()
     assign(model, state, path, "the Inception-v3 of FID")
     return model.eval()

@@ -8,9 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Self
 
+import torch
 from torch import Tensor
 
+from xmodal.diffusion.prior_network import PriorConfig, rotary_frequencies
+
+VERSION_CLASSES = ("version.Version", "version._Version", "_structures.InfinityType", "_structures.NegativeInfinityType")
+IGNORED = ("clip.", "noise_scheduler.", "_dummy")
+"""What a file of the whole prior holds besides the network: CLIP itself, tables of the schedule, a device marker."""
 RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
     "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
@@ -91,3 +99,72 @@ def _replace(name: str, pairs: dict[str, str]) -> str:
     for new, original in pairs.items():
         name = re.sub(rf"(^|\.){re.escape(new)}(?=\.)", rf"\g<1>{original}", name)
     return name
+
+
+# ---- dalle2-pytorch
+
+
+class _Ignored:
+    """Stands in for an object that is not wanted."""
+
+    def __new__(cls, *args: object) -> Self:
+        return super().__new__(cls)
+
+    def __init__(self, *args: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def version_ignored() -> AbstractContextManager[Any]:
+    """While open, the safe reader of pickles passes over the package version that the library's trainer puts into its files."""
+    stand_ins: list[Any] = [(type(name, (_Ignored,), {}), f"packaging.{name}") for name in VERSION_CLASSES]
+    return torch.serialization.safe_globals(stand_ins)
+
+
+def read_library_state(state: Mapping[str, Tensor]) -> tuple[PriorConfig, dict[str, Tensor]]:
+    """Sizes and our parameters of a state dict of the library's network or whole prior (CLIP and schedule are left out).
+
+    Load the result strictly: only names are changed here. Raises ValueError where it is no such state, or where its rotary
+    frequencies are not the usual ones.
+    """
+    whole = any(key.startswith("net.") for key in state)
+    kept = {key: value for key, value in state.items() if not key.startswith(IGNORED)}
+    kept = {key.removeprefix("net.") if whole else key: value for key, value in kept.items()}
+    causal = any(key.startswith("causal_transformer.") for key in kept)
+    kept = {key.removeprefix("causal_"): value for key, value in kept.items()}
+    first = "transformer.layers.0."
+    needed = ("learned_query", "null_text_embeds", f"{first}0.to_kv.weight", f"{first}1.1.weight",
+              "transformer.rel_pos_bias.relative_attention_bias.weight")  # fmt: skip
+    missing = [key for key in needed if key not in kept]
+    if missing:
+        raise ValueError(f"it holds no diffusion prior of the expected form: {', '.join(missing)} missing")
+    dim, channels = len(kept["learned_query"]), len(kept[f"{first}0.to_kv.weight"]) // 2
+    frequencies = [kept.pop(key) for key in sorted(kept) if key.endswith("rotary_emb.freqs")]
+    expected = rotary_frequencies(channels)
+    if any(each.shape != expected.shape or not torch.allclose(each.float(), expected, atol=1e-3) for each in frequencies):
+        raise ValueError("its rotary frequencies are not those of the library's priors: use an unmodified file")
+    if "null_text_encodings" in kept and not kept["null_text_encodings"].numel():
+        del kept["null_text_encodings"]
+    table, words = kept.get("to_time_embeds.0.weight"), kept.get("null_text_encodings")
+    wide = kept["to_time_embeds.0.1.net.2.bias"].shape[0] if table is None else table.shape[1]
+    config = PriorConfig(
+        dim=dim,
+        depth=1 + max(int(key.split(".")[2]) for key in kept if key.startswith("transformer.layers.")),
+        heads=kept[needed[-1]].shape[1],
+        dim_head=channels,
+        ff_mult=len(kept[f"{first}1.1.weight"]) // (2 * dim),
+        timesteps=None if table is None else len(table),
+        time_tokens=wide // dim,
+        noisy_tokens=len(kept.get("to_image_embeds.0.weight", kept["learned_query"])) // dim,
+        condition_tokens=kept["null_text_embeds"].shape[1],
+        text_tokens=0 if words is None else words.shape[1],
+        causal=causal,
+        norm_in="transformer.init_norm.g" in kept,
+        normformer=f"{first}1.3.g" in kept,
+        norm_out="transformer.norm.g" in kept,
+        final_proj="transformer.project_out.weight" in kept,
+        rotary=bool(frequencies),
+    )
+    return config, kept

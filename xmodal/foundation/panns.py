@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from xmodal.foundation.base import AudioEncoder, Card, Classifier, find_card
 from xmodal.frozen import Frozen
-from xmodal.registry.checkpoint import assign, only_tensors, read_folder, read_pickle, write_folder
+from xmodal.registry.checkpoint import assign, only_tensors, read_folder, read_pickle, unfilled, write_folder
 
 FLOOR = 1e-10  # of the mel power, before the logarithm
 BLOCKS = 6
@@ -201,7 +201,7 @@ def load(path: Path) -> tuple[Cnn14Model, list[str]]:
         state = {key.removeprefix("module."): value for key, value in only_tensors(content, path, "model").items()}
         config = _config_of(state, path)
         _check_front_end(state, config, path)
-    with torch.device("meta"):
+    with unfilled():
         model = Cnn14Model(config)
     assign(model, state, path, f"CNN14 at {config.sample_rate} Hz")
     return model.eval(), labels

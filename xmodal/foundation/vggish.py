@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from xmodal.foundation.base import AudioEncoder, Card, find_card
 from xmodal.frozen import Frozen
-from xmodal.registry.checkpoint import assign, only_tensors, read_folder, read_pickle, write_folder
+from xmodal.registry.checkpoint import assign, only_tensors, read_folder, read_pickle, unfilled, write_folder
 
 SAMPLE_RATE = 16_000
 WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms, the next power of two
@@ -145,7 +145,7 @@ def load(path: Path) -> VGGishModel:
         state = {key.removeprefix("module."): value for key, value in found.items()}
         state = {key: value for key, value in state.items() if not key.startswith("pproc.")}
         config = VGGishConfig.of_weights(state, path)
-    with torch.device("meta"):
+    with unfilled():
         model = VGGishModel(config)
     assign(model, state, path, "VGGish")
     return model.eval()

@@ -29,6 +29,7 @@ from xmodal.registry.checkpoint import (
     read_module,
     read_pickle,
     read_tensors,
+    unfilled,
     write_folder,
 )  # fmt: skip
 
@@ -100,7 +101,7 @@ class BigVGAN(Vocoder):
         super().__init__()
         folder = locate(find_card(BIGVGAN, card, "vocoder"), local_files_only)
         config = _read_config(folder)
-        with torch.device("meta"):
+        with unfilled():
             model = _bigvgan(config, folder)
         assign(model, _bigvgan_state(folder), folder, "BigVGAN")
         self._assemble(model, _bigvgan_mel(config, folder))
@@ -192,7 +193,7 @@ def import_checkpoint(file: Path, folder: Path) -> Path:
     Weight norm is fused. Returns the folder. Raises FileNotFoundError or ValueError with what was expected and the mend.
     """
     config = _read_config(file.parent)
-    with torch.device("meta"):
+    with unfilled():
         model = _bigvgan(config, file.parent)
     assign(model, _published(file), file, "BigVGAN")
     return write_folder(folder, config, model.state_dict(), dtype=None)

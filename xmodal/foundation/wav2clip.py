@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from xmodal.foundation.base import AudioEncoder, Card, find_card
 from xmodal.frozen import Frozen
-from xmodal.registry.checkpoint import assign, only_tensors, read_folder, read_pickle, write_folder
+from xmodal.registry.checkpoint import assign, only_tensors, read_folder, read_pickle, unfilled, write_folder
 
 SAMPLE_RATE = 16_000
 FFT, HOP = 512, 353  # samples: 32 ms, 22 ms
@@ -169,7 +169,7 @@ def load(path: Path) -> Wav2CLIPModel:
     else:
         state = _read_official(path)
         config = Wav2CLIPConfig.of_weights(state, path)
-    with torch.device("meta"):
+    with unfilled():
         model = Wav2CLIPModel(config)
     assign(model, state, path, "Wav2CLIP")
     return model.eval()

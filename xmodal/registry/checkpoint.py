@@ -11,8 +11,8 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+DRAWING = ("normal_", "uniform_", "trunc_normal_")
 CLAIM = 64  # times its size on disk that a file's tensors may be: weights that are shared, or repeated along an axis
 
 
@@ -127,6 +129,22 @@ def _kind(value: Tensor) -> str:
     if value.dtype == torch.bool:
         return "truth"
     return "complex" if value.is_complex() else "real" if value.is_floating_point() else "whole"
+
+
+class _Unfilled(TorchFunctionMode):
+    """Passes over what would draw initial weights; even without memory for them torch imports its compiler for the draw."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init" or getattr(func, "__name__", None) in DRAWING:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def unfilled() -> Iterator[None]:
+    """While open, networks are built without memory or values for their weights, which `assign` then brings."""
+    with torch.device("meta"), _Unfilled():
+        yield
 
 
 def assign(model: nn.Module, state: Mapping[str, Tensor], path: Path, kind: str) -> None:
