@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.rounding import agree
+from tests.rounding import EPS, agree
 from xmodal.foundation import base
 from xmodal.foundation.base import (
     AudioEncoder,
@@ -134,7 +134,8 @@ def test_embeddings_are_what_the_card_says(model: str, kind: str) -> None:
     assert made.dtype == torch.float32
     assert made.shape == (3, tower.dim)
     assert made.isfinite().all()
-    assert not agree(made[0], made[1]), "different inputs have the same embedding"
+    # A tiny tower may move by no more than 1e-5 (pe_av's); the rounding of its last sum is a few eps.
+    assert (made[0] - made[1]).abs().max() > 16 * EPS * made.abs().max(), "different inputs have the same embedding"
     card = next(iter(registry.listing(model).cards.values()))
     unit = (made.norm(dim=-1) - 1).abs().max().item() < 1e-4
     assert unit == bool(card.normalised), f"the first card says normalised {card.normalised}, norms are {made.norm(dim=-1)}"
