@@ -21,6 +21,7 @@ from xmodal.foundation import base
 from xmodal.foundation.base import (
     AudioEncoder,
     AudioGenerator,
+    Classifier,
     Encoder,
     ImageEncoder,
     ImageGenerator,
@@ -165,6 +166,24 @@ def test_an_embedding_depends_on_its_own_input_alone(model: str, kind: str) -> N
     close(
         tower.embed([batch[i] for i in (3, 1, 0, 2)] if isinstance(batch, list) else batch[[3, 1, 0, 2]]), together[[3, 1, 0, 2]]
     )
+
+
+@pytest.mark.parametrize(("model", "kind"), towers(AudioEncoder, ImageEncoder))
+def test_classes_beside_the_embedding(model: str, kind: str) -> None:
+    tower = shared(model, kind)
+    if not isinstance(tower, Classifier):
+        return  # says nothing of classes
+    given = inputs(tower)
+    try:
+        logits = tower.class_logits(given)
+    except ValueError as error:  # weights without a head are refused in words, and name nothing
+        assert "no classifier" in str(error)
+        assert tower.labels == []
+        return
+    assert logits.shape == (3, len(tower.labels) or logits.shape[1])
+    assert logits.isfinite().all()
+    for both, one in zip(tower.embed_and_classify(given), (tower.embed(given), logits), strict=True):
+        close(both, one)
 
 
 @pytest.mark.parametrize(("model", "kind"), towers(ImageEncoder))
@@ -362,4 +381,4 @@ def test_every_contract_is_looped_over() -> None:
     abstract = {
         name for name in base.__all__ if isinstance(getattr(base, name), type) and issubclass(getattr(base, name), Frozen)
     }
-    assert abstract == {kind.__name__ for kind in ALL}
+    assert abstract == {kind.__name__ for kind in (*ALL, Classifier)}
