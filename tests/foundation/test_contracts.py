@@ -174,12 +174,11 @@ def test_classes_beside_the_embedding(model: str, kind: str) -> None:
     if not isinstance(tower, Classifier):
         return  # says nothing of classes
     given = inputs(tower)
-    try:
-        logits = tower.class_logits(given)
-    except ValueError as error:  # weights without a head are refused in words, and name nothing
-        assert "no classifier" in str(error)
-        assert tower.labels == []
+    if tower.labels == [] and getattr(tower.model, "predictor", ...) is None:  # BEATs without a head, which says so
+        with pytest.raises(ValueError, match="no classifier"):
+            tower.class_logits(given)
         return
+    logits = tower.class_logits(given)
     assert logits.shape == (3, len(tower.labels) or logits.shape[1])
     assert logits.isfinite().all()
     for both, one in zip(tower.embed_and_classify(given), (tower.embed(given), logits), strict=True):
