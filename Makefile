@@ -1,12 +1,14 @@
 # make demo   install, then turn sounds into pictures, and pictures and a text into sounds (miniature models, CPU, offline)
-# make test   install, then run all tests
+# make test   install, then run all tests, WORKERS of them side by side (2; each may take 3 GB)
+# make test-processors   the numbers of the tests as other processors would round them: five runs, none of them needed daily
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.xmodal-installed
+WORKERS ?= 2
 export HF_HUB_OFFLINE = 1
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test test-processors lint bench clean
 
 install: $(STAMP)
 
@@ -22,7 +24,10 @@ demo: $(STAMP)
 	@echo "Pictures and sounds are in $(CURDIR)/outputs/demo"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+test-processors: $(STAMP)
+	PYTHON=$(BIN)/python WORKERS=$(WORKERS) .ci/processors
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -25,14 +25,25 @@ def test_the_readme_shows_commands() -> None:
     assert commands()
 
 
+def stories() -> list[list[str]]:
+    """The commands that can be run: one by one, and those on the files of outputs/ in their order, for each uses the last's."""
+    found = [line for line in commands() if not TOO_LONG.match(line)]
+    chain = [line for line in found if "outputs/" in line]
+    return [[line] for line in found if line not in chain] + [chain]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [line for line in commands() if not TOO_LONG.match(line)])
-def test_command(command: str) -> None:
+@pytest.mark.parametrize("story", stories(), ids=lambda story: story[-1])
+def test_command(story: list[str], tmp_path: Path) -> None:
+    for name in ("examples", "recipes"):
+        (tmp_path / name).symlink_to(ROOT / name)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(
-        ["bash", "-ec", command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert result.returncode == 0, result.stderr
+    environment["PYTHONPATH"] = str(ROOT)  # a console script does not look in the current folder
+    for command in story:
+        result = subprocess.run(
+            ["bash", "-ec", command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
+        )
+        assert result.returncode == 0, f"{command}\n{result.stderr}"
 
 
 @pytest.mark.parametrize("command", [line for line in commands() if TOO_LONG.match(line)])

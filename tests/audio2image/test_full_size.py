@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +52,21 @@ def stable_diffusion() -> StableDiffusion:
     )
 
 
+@pytest.fixture
+def quick_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights from one short draw: a billion draws would take longer than the step."""
+    noise = 0.02 * torch.randn(1 << 20)
+
+    def fill(tensor: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        with torch.no_grad():
+            return tensor.copy_(noise.repeat(tensor.numel() // len(noise) + 1)[: tensor.numel()].view(tensor.shape))
+
+    for name in ("kaiming_uniform_", "uniform_", "normal_", "xavier_normal_", "xavier_uniform_", "trunc_normal_"):
+        monkeypatch.setattr(torch.nn.init, name, fill)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_weights")
 def test_the_full_size_recipe_builds_and_takes_a_step() -> None:
     section = yaml.safe_load((ROOT / "recipes/audio2image/audiotoken.yaml").read_text())["model"]["init_args"]
     encoder = BEATs.from_model(BEATsModel(FULL), layers=[4, 8, 12])

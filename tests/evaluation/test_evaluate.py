@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.rounding import agree
 from xmodal.__main__ import main
 from xmodal.evaluation import suites
 from xmodal.evaluation.evaluate import CEILING, FLOOR, MADE, differences, evaluate, lines, shuffled, write
@@ -129,7 +130,8 @@ def test_a_perfect_and_a_wrong_system(clips: Path, good: Path, bad: Path, suite:
         assert top[name].value > bottom[name].value + 0.4, name
     # The real files are the ceiling and so is a perfect system; a wrong one is no better than the floor of the right one.
     for name in (*crossing, "tag_top1"):
-        assert best.scores(CEILING)[name].value == top[name].value
+        # To the rounding of float32: the same files, but not at the same places of the same batches.
+        assert best.scores(CEILING)[name].value == pytest.approx(top[name].value, rel=1e-5)
         assert best.scores(FLOOR)[name].value < top[name].value - 0.4
     assert distance not in best.scores(FLOOR)
 
@@ -388,9 +390,7 @@ def test_sentences_come_from_the_text_tower_alone() -> None:
     from unittest.mock import patch
 
     with patch("xmodal.evaluation.judges.load_tower", lambda name, tower: reader):
-        assert torch.equal(
-            sentences("clip:mini", texts, batch_size=2), torch.cat([reader.embed(texts[:2]), reader.embed(texts[2:])])
-        )
+        assert agree(sentences("clip:mini", texts, batch_size=2), torch.cat([reader.embed(texts[:2]), reader.embed(texts[2:])]))
     assert whole.shape == (3, reader.dim)
 
 

@@ -16,10 +16,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.rounding import EPS, agree
 from xmodal.foundation import base
 from xmodal.foundation.base import (
     AudioEncoder,
     AudioGenerator,
+    Classifier,
     Encoder,
     ImageEncoder,
     ImageGenerator,
@@ -94,7 +96,9 @@ def numbers(tower: Any) -> Tensor:
         if isinstance(given, Tensor):
             given.requires_grad_()
         made = tower.embed(given)
-        return made if not isinstance(given, Tensor) else torch.autograd.grad(made.square().sum(), given)[0]
+        # Not the sum of squares: it is 1 for a normalised embedding, and its gradient nothing but rounding.
+        tilted = (made * torch.linspace(-1, 1, made.shape[-1])).sum()
+        return made if not isinstance(given, Tensor) else torch.autograd.grad(tilted, given)[0]
     if isinstance(tower, ImageGenerator):
         token = torch.randn(1, tower.token_dim, generator=torch.Generator().manual_seed(1), requires_grad=True)
         mean, _ = tower.encode(torch.rand(1, 3, tower.image_size, tower.image_size, generator=torch.Generator().manual_seed(2)))
@@ -131,7 +135,8 @@ def test_embeddings_are_what_the_card_says(model: str, kind: str) -> None:
     assert made.dtype == torch.float32
     assert made.shape == (3, tower.dim)
     assert made.isfinite().all()
-    assert not torch.equal(made[0], made[1]), "different inputs have the same embedding"
+    # A tiny tower may move by no more than 1e-5 (pe_av's); the rounding of its last sum is a few eps.
+    assert (made[0] - made[1]).abs().max() > 16 * EPS * made.abs().max(), "different inputs have the same embedding"
     card = next(iter(registry.listing(model).cards.values()))
     unit = (made.norm(dim=-1) - 1).abs().max().item() < 1e-4
     assert unit == bool(card.normalised), f"the first card says normalised {card.normalised}, norms are {made.norm(dim=-1)}"
@@ -155,12 +160,29 @@ def test_an_embedding_depends_on_its_own_input_alone(model: str, kind: str) -> N
     tower = shared(model, kind)
     batch = inputs(tower, 4)
     together = tower.embed(batch)
-    close(tower.embed(batch), together, 0)
+    assert agree(tower.embed(batch), together)
     for index in range(4):
         close(tower.embed(batch[index : index + 1])[0], together[index])
     close(
         tower.embed([batch[i] for i in (3, 1, 0, 2)] if isinstance(batch, list) else batch[[3, 1, 0, 2]]), together[[3, 1, 0, 2]]
     )
+
+
+@pytest.mark.parametrize(("model", "kind"), towers(AudioEncoder, ImageEncoder))
+def test_classes_beside_the_embedding(model: str, kind: str) -> None:
+    tower = shared(model, kind)
+    if not isinstance(tower, Classifier):
+        return  # says nothing of classes
+    given = inputs(tower)
+    if tower.labels == [] and getattr(tower.model, "predictor", ...) is None:  # BEATs without a head, which says so
+        with pytest.raises(ValueError, match="no classifier"):
+            tower.class_logits(given)
+        return
+    logits = tower.class_logits(given)
+    assert logits.shape == (3, len(tower.labels) or logits.shape[1])
+    assert logits.isfinite().all()
+    for both, one in zip(tower.embed_and_classify(given), (tower.embed(given), logits), strict=True):
+        close(both, one)
 
 
 @pytest.mark.parametrize(("model", "kind"), towers(ImageEncoder))
@@ -188,8 +210,8 @@ def test_what_is_generated(model: str, kind: str) -> None:
     else:
         assert made.ndim == 2
         assert len(made) == 2
-    assert torch.equal(generate(tower), made), "the same seed gives something else"
-    assert not torch.equal(generate(tower, seed=6), made)
+    assert agree(generate(tower), made), "the same seed gives something else"
+    assert not agree(generate(tower, seed=6), made)
 
 
 @pytest.mark.parametrize(("model", "kind"), towers(MelAutoencoder))
@@ -358,4 +380,4 @@ def test_every_contract_is_looped_over() -> None:
     abstract = {
         name for name in base.__all__ if isinstance(getattr(base, name), type) and issubclass(getattr(base, name), Frozen)
     }
-    assert abstract == {kind.__name__ for kind in ALL}
+    assert abstract == {kind.__name__ for kind in (*ALL, Classifier)}

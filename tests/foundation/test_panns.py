@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.rounding import agree
 from xmodal.foundation.base import AudioEncoder
 from xmodal.foundation.panns import CARDS, RATE_16K, Cnn14Config, Cnn14Model, PANNs, build, import_checkpoint, tiny
 
@@ -154,7 +155,7 @@ def test_a_clip_is_heard_the_same_alone_and_at_any_place(encoder: PANNs) -> None
         alone = hear(wave)
         for batch, place in ((torch.cat((wave, other)), 0), (torch.cat((other, other, wave)), 2)):
             close(hear(batch)[place], alone[0], 1e-5)
-        assert torch.equal(hear(wave), alone)
+        assert agree(hear(wave), alone)
 
 
 def test_tokens_are_features_in_time_order(encoder: PANNs) -> None:
@@ -165,22 +166,22 @@ def test_tokens_are_features_in_time_order(encoder: PANNs) -> None:
     wave[:, -5120:] *= 0.1
     change = (encoder.tokens(wave) - tokens).abs().amax((0, 2))
     assert change[-1] > 1e-3
-    assert change[:12].max() == 0
+    assert change[:12].max() < 1e-6
 
 
 def test_tags_are_probabilities_of_the_embedding(encoder: PANNs) -> None:
     wave = torch.randn(3, 16000)
     logits = encoder.model.fc_audioset(encoder.embed(wave))
-    close(encoder.class_logits(wave), logits, 0)
-    close(encoder.model(wave), logits, 0)
-    close(encoder.tag(wave), logits.sigmoid(), 0)
+    assert agree(encoder.class_logits(wave), logits)
+    assert agree(encoder.model(wave), logits)
+    assert agree(encoder.tag(wave), logits.sigmoid())
     assert encoder.embed(wave).min() >= 0
 
 
 def test_seconds_cut_or_pad(model: Cnn14Model, encoder: PANNs) -> None:
     limited, wave = PANNs.from_model(model, seconds=1.0), torch.randn(1, 20000)
-    close(limited.embed(wave), encoder.embed(wave[:, :16000]), 0)
-    close(limited.tokens(wave[:, :2000]), encoder.tokens(torch.cat((wave[:, :2000], torch.zeros(1, 14000)), 1)), 0)
+    assert agree(limited.embed(wave), encoder.embed(wave[:, :16000]))
+    assert agree(limited.tokens(wave[:, :2000]), encoder.tokens(torch.cat((wave[:, :2000], torch.zeros(1, 14000)), 1)))
 
 
 def test_frozen_but_gradients_flow_through(encoder: PANNs) -> None:
@@ -198,7 +199,7 @@ def test_front_end_stays_float32_under_autocast(model: Cnn14Model) -> None:
     wave = torch.randn(1, 16000)
     plain = model.log_mel(wave)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(model.log_mel(wave), plain)
+        assert agree(model.log_mel(wave), plain)
 
 
 # ---- files
@@ -213,7 +214,7 @@ def test_import_round_trip(config: Cnn14Config, tmp_path: Path) -> None:
     for encoder in (PANNs(str(file)), loaded):
         assert encoder.sample_rate == config.sample_rate
         assert encoder.model.config == config
-        assert torch.equal(encoder.class_logits(wave), PANNs.from_model(source).class_logits(wave))
+        assert agree(encoder.class_logits(wave), PANNs.from_model(source).class_logits(wave))
     assert set(load_file(tmp_path / "folder" / "model.safetensors")) == OFFICIAL
 
 
@@ -221,7 +222,7 @@ def test_import_forgives_the_prefix_of_parallel_training(model: Cnn14Model, tmp_
     content = {f"module.{key}": value for key, value in published(model)["model"].items()}
     torch.save({"model": content}, tmp_path / "parallel.pth")
     wave = torch.randn(1, 8000)
-    assert torch.equal(PANNs(str(tmp_path / "parallel.pth")).embed(wave), PANNs.from_model(model).embed(wave))
+    assert agree(PANNs(str(tmp_path / "parallel.pth")).embed(wave), PANNs.from_model(model).embed(wave))
 
 
 MEL, STFT = "logmel_extractor.melW", "spectrogram_extractor.stft.conv_real.weight"

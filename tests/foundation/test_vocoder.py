@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tests.rounding import agree
 from xmodal.foundation import vocoder
 from xmodal.foundation.base import Vocoder
 from xmodal.foundation.mel import AUDIOLDM, PRESETS, MelSpec, log_mel, preset
@@ -124,7 +125,7 @@ def test_bigvgan_files_plain_and_with_weight_norm(tmp_path: Path) -> None:
         expected = model(mel).sample[:, 0]
     plain = BigVGAN(str(write(tmp_path / "plain", model.state_dict())))
     assert plain.mel == PRESETS["bigvgan-22k-80"]
-    assert torch.equal(plain(mel), expected)
+    assert agree(plain(mel), expected)
     assert expected.shape == (2, 6 * 256)
     assert expected.std() > 0
     for name, old_names in (("old", True), ("new", False)):

@@ -127,7 +127,7 @@ def test_segments_of_sound_and_mel_belong_together(tmp_path: Path, waveform: tor
 
 
 def test_spectral_distance_is_zero_for_equals_and_steep_from_silence(waveform: torch.Tensor) -> None:
-    assert _spectral_distance(waveform, waveform, 512).item() == 0
+    assert _spectral_distance(waveform, waveform, 512).item() < 1e-6
     silence = torch.zeros_like(waveform, requires_grad=True)
     distance = _spectral_distance(silence, waveform, 512)
     distance.backward()

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import xmodal
+from tests.rounding import agree
 from tests.text2audio.parts import COLOURS, MEL, Eyes, Guess, Oracle, Reader, task
 from xmodal.foundation.mel import from_log_mel
 from xmodal.foundation.vocoder import GriffinLim
@@ -56,7 +57,7 @@ def test_a_sound_depends_on_its_own_query_and_noise_only(pipe: CLIPSonicPipeline
 
 def test_sounds_of_one_query_stand_together_and_differ(pipe: CLIPSonicPipeline) -> None:
     made = pipe(["red", "green"], query="text", num_waveforms_per_prompt=2, generator=noise(0, 1, 0, 1))
-    assert torch.equal(made.embeddings[0], made.embeddings[1])
+    assert agree(made.embeddings[0], made.embeddings[1])
     assert not torch.allclose(made.embeddings[1], made.embeddings[2])
     assert not torch.allclose(made.mels[0], made.mels[1], atol=1e-2)
 

@@ -14,6 +14,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tests.rounding import agree
 from tests.text2audio.parts import MEL, UNET, Eyes, Guess, Reader, batch, task
 from xmodal.adapter_task import AdapterTask
 from xmodal.foundation.base import AudioEncoder
@@ -50,17 +51,17 @@ def test_features_are_conditions_and_log_mels() -> None:
     one, items = task(), batch()
     found = one.features(items)
     assert set(found) == {"condition", "mel"}
-    assert torch.equal(found["condition"], one.encoder.embed(items["pixels"]))
+    assert agree(found["condition"], one.encoder.embed(items["pixels"]))
     assert found["mel"].shape == (4, 14, 32)  # 0.512 s: whole frames
     padded = F.pad(items["waveform"], (0, 48))
-    assert torch.equal(found["mel"], log_mel(padded, MEL))
+    assert agree(found["mel"], log_mel(padded, MEL))
     assert one.features({**items, **found}) == {}
 
 
 def test_stored_features_give_the_same_loss() -> None:
     one, items = task().eval(), batch()
     stored = {name: items[name] for name in ("name",)} | one.features(items)
-    assert one.losses(stored)["denoising"] == one.losses(items)["denoising"]
+    assert agree(one.losses(stored)["denoising"], one.losses(items)["denoising"])
 
 
 def test_feature_names_what_its_numbers_depend_on() -> None:
@@ -81,11 +82,12 @@ def test_text_never_enters_the_generators_training(tmp_path: Path) -> None:
         pairs = Pairs()
         pairs.items["name"] = names * 4
         data.train_dataloader = lambda pairs=pairs: DataLoader(pairs, batch_size=4)  # type: ignore[method-assign]
-        one = task(text_encoder=never, prior=never)
+        # Plain descent: Adam divides by the gradient and would turn the rounding of a small one into a whole step.
+        one = task(text_encoder=never, prior=never, optimizer=lambda found: torch.optim.SGD(found, lr=0.1))
         torch.manual_seed(1)
         trainer(tmp_path, limit_val_batches=0).fit(one, data)
         weights.append(one.adapter.state_dict())
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert all(agree(weights[0][name], weights[1][name]) for name in weights[0])
     with pytest.raises(AssertionError, match="a text part was built"):
         one.pipeline()
 
@@ -112,13 +114,13 @@ def test_average_follows_its_rule_once_per_optimizer_step(tmp_path: Path) -> Non
     share = 1 - min(0.5, 2 / 11)  # the decay after the first step
     expected = start + share * (one.adapter.read[0].weight - start)
     assert torch.allclose(one.average.read[0].weight, expected, atol=1e-6)
-    assert not torch.equal(one.adapter.read[0].weight, start)
+    assert not agree(one.adapter.read[0].weight, start)
 
 
 def test_dropout_and_noise_only_in_training() -> None:
     one, items = task(condition_dropout=0.5, condition_noise=0.5), batch()
     one.eval()
-    assert one.losses(items)["denoising"] == one.losses(items)["denoising"]
+    assert agree(one.losses(items)["denoising"], one.losses(items)["denoising"])
     seen: list[Any] = []
     prepare = one.adapter.prepare
     one.adapter.prepare = lambda condition, keep=None: seen.append((condition, keep)) or prepare(condition, keep)  # type: ignore
@@ -202,7 +204,7 @@ def test_supervised_baselines_read_the_label_and_ears_hear_at_their_own_rate() -
     supervised, items = task(encoder=reader, template="the sound of {}"), batch()
     assert set(supervised.frozen_features()) == {"mel"}
     assert supervised.texts({"name": ["dog_barking"]}) == ["the sound of dog barking"]
-    assert torch.equal(supervised.condition(items), reader.embed(items["name"]))
+    assert agree(supervised.condition(items), reader.embed(items["name"]))
     assert torch.isfinite(supervised.losses(items)["denoising"])
     captions = task(encoder=reader, text="caption")
     assert captions.texts({"caption": ("a {} red",)}) == ["a {} red"]

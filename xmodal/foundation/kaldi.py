@@ -5,7 +5,9 @@ Letters: B batch, T samples, F frames.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,22 +18,23 @@ MEL_BINS = 128
 WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms, the next power of two
 
 
-def _mel(hertz: np.ndarray) -> np.ndarray:
-    return 1127.0 * np.log1p(hertz / 700.0)
-
-
 @lru_cache(maxsize=2)
 def _filters(window: str) -> tuple[np.ndarray, np.ndarray]:
-    """Window (400,) and triangles (257, 128), even in mel from 20 Hz to 8 kHz; numpy, so no torch mode can taint them."""
-    curve = np.hanning(WINDOW) if window == "hanning" else np.hanning(WINDOW) ** 0.85
-    low, high = _mel(np.array([20.0, SAMPLE_RATE / 2]))
-    edges = np.linspace(low, high, MEL_BINS + 2)
-    bins = _mel(np.arange(FFT // 2 + 1) * SAMPLE_RATE / FFT)[:, None]
-    rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    triangles = np.clip(np.minimum(rise, fall), 0, None)
-    triangles[-1] = 0  # Kaldi leaves the Nyquist bin out
-    return curve.astype(np.float32), triangles.astype(np.float32)
+    """Window (400,) and triangles (257, 128), even in mel from 20 Hz to 8 kHz, step by step in float32 as torchaudio makes them.
+
+    Made in float64 and rounded they are off by up to 1e-5, which the logarithm of a weak bin beside a strong one turns into
+    3e-3. Kept as numpy arrays, so no torch mode can taint them.
+    """
+    options: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+    with torch.inference_mode(False), torch.no_grad():
+        curve = torch.hann_window(WINDOW, periodic=False, **options)
+        low, high = (1127.0 * math.log(1.0 + hertz / 700.0) for hertz in (20.0, SAMPLE_RATE / 2))
+        step = (high - low) / (MEL_BINS + 1)
+        left, centre, right = (low + (torch.arange(MEL_BINS, **options) + corner) * step for corner in range(3))
+        bins = 1127.0 * (1.0 + SAMPLE_RATE / FFT * torch.arange(FFT // 2, **options) / 700.0).log()[:, None]
+        triangles = torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)).clamp(min=0)
+        triangles = torch.nn.functional.pad(triangles, (0, 0, 0, 1))  # Kaldi leaves the Nyquist bin out
+        return (curve if window == "hanning" else curve.pow(0.85)).numpy(), triangles.numpy()
 
 
 def fbank(waveform: Tensor, window: str = "povey") -> Tensor:
