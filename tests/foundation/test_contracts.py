@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from functools import cache
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,52 @@ def generate(tower: Any, seed: int = 5) -> Tensor:
         return tower.generate(tower.prompt_embeds(["a b", "c"]), **options)
     mel = torch.randn(2, tower.mel.n_mels, 16, generator=random)
     return tower(mel) if isinstance(tower, Vocoder) else tower.decode(tower.encode(mel))
+
+
+# ---- what callers read
+
+
+def lacks(tower: Any) -> list[str]:
+    """What the tower's contracts declare and the tower does not have: attributes, methods, and options of methods."""
+    wrong = []
+    for contract in (each for each in type(tower).__mro__ if each.__module__ == base.__name__):
+        wrong += [name for name in vars(contract).get("__annotations__", {}) if not hasattr(tower, name)]
+        for name, declared in vars(contract).items():
+            if not callable(declared) or name.startswith("_"):
+                continue
+            own = signature(getattr(type(tower), name, None) or (lambda self: None)).parameters
+            free = any(each.kind is Parameter.VAR_KEYWORD for each in own.values())
+            options = [each.name for each in signature(declared).parameters.values() if each.kind is Parameter.KEYWORD_ONLY]
+            wrong += [f"{name}({option})" for option in options if option not in own and not free]
+            if getattr(declared, "__isabstractmethod__", False) and getattr(type(tower), name) is declared:
+                wrong.append(name)
+    return wrong
+
+
+@pytest.mark.parametrize(("model", "kind"), towers(*ALL))
+def test_a_tower_has_all_that_its_contracts_declare(model: str, kind: str) -> None:
+    assert lacks(shared(model, kind)) == []
+
+
+def test_a_part_that_lacks_something_is_found_out() -> None:
+    class Deaf(AudioEncoder, Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dim, self.width = 2, 2
+
+        def tokens(self, waveform: Tensor) -> Tensor:
+            return waveform
+
+    class Painter(ImageGenerator):
+        token_dim, image_size = 2, 8
+
+        def generate(self, prompt_embeds: Tensor, guidance_scale: float = 1.0) -> Tensor:
+            return prompt_embeds
+
+    assert {"sample_rate", "labels", "embed", "class_logits"} <= set(lacks(Deaf()))
+    found = set(lacks(Painter()))
+    assert {"scaling_factor", "default_scheduler", "encode", "loss", "generate(latents)", "generate(callback)"} <= found
+    assert "generate(guidance_scale)" not in found
 
 
 # ---- encoders
