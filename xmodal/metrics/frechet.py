@@ -10,7 +10,6 @@ error is estimated. Means are taken off first, so a large one costs no digits.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xmodal.files import write_beside
 from xmodal.metrics.features import Ids, Rows, SetMetric
 from xmodal.metrics.protocol import Score
 
@@ -344,9 +344,8 @@ class FrechetDistance(SetMetric):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         made = json.dumps({"extractor": extractor, "weights": weights, "preprocessing": preprocessing})
-        save_file({"triangle": self._packed("real").cpu().contiguous()}, f"{path}.part", metadata={"xmodal": made})
-        os.replace(f"{path}.part", path)
-        return path
+        content = {"triangle": self._packed("real").cpu().contiguous()}
+        return write_beside(path, lambda partial: save_file(content, partial, metadata={"xmodal": made}))
 
     def load_reference(self, path: str | Path, extractor: str, weights: str, preprocessing: str) -> Self:
         """Add the real side from a file of `save_reference`; raises ValueError if other features made it, or of another width."""
