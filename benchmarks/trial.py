@@ -18,8 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from xmodal.evaluation.judges import Item, View
-from xmodal.evaluation.suites import CLAP, CLIP, Judges, assemble, results
+from xmodal.evaluation.items import Item, Judgement, View
+from xmodal.evaluation.judges import Judges
+from xmodal.evaluation.measures import MEASURES
+from xmodal.evaluation.suites import CLAP, CLIP, assemble, results
 from xmodal.files import write_beside
 from xmodal.metrics.protocol import Score
 from xmodal.miniature import world
@@ -148,33 +150,38 @@ class Panel:
         everything = self.clips + [world.sample("test", index, seed=2) for index in range(more)]
         self.real = self._view(waveforms(everything), everything)
         if self.judges.clip is not None:
-            self.real.rows["image"] = _judged(self.judges.clip, pixels(everything))[0]
+            self.real.add("image", _judged(self.judges.clip, pixels(everything), self.real.ids))
 
     def score(
         self, made: Tensor, wanted: Iterable[str], clips: Sequence[world.Clip] | None = None, draws: int | None = None
     ) -> dict[str, Score]:
         """Scores of sounds (N, T) that were asked for with the panel's clips, or with ``clips``."""
-        found, absent = results(self.judges, self.real, self._view(made, clips or self.clips), list(wanted), True, draws)
-        if absent:
-            raise RuntimeError("; ".join(f"{name}: {why}" for name, why in absent.items()))
-        return {name: score for result in found.values() for name, score in result.scores.items()}
+        rows = [MEASURES[name] for name in wanted]
+        given = results(self.judges, self.real, self._view(made, clips or self.clips), rows, True, draws)
+        if given.absent:
+            raise RuntimeError("; ".join(f"{name}: {why}" for name, why in given.absent.items()))
+        return {name: score for result in given.found.values() for name, score in result.scores.items()}
 
     def _view(self, made: Tensor, clips: Sequence[world.Clip]) -> View:
         items = [Item(f"{index:06d}", Path(), clip.thing, heard_caption(clip)) for index, clip in enumerate(clips)]
         view = View(items)
-        view.rows["tagger"], logits = _judged(self.judges.tagger, made)
-        if logits is None or self.judges.clap is None:
-            raise RuntimeError("the panel needs a tagger that classifies, and a CLAP")
-        view.rows["logits"], view.rows["audio"] = logits, _judged(self.judges.clap, made)[0]
+        if self.judges.clap is None:
+            raise RuntimeError("the panel needs a CLAP")
+        view.add("tagger", _judged(self.judges.tagger, made, view.ids))
+        view.add("audio", _judged(self.judges.clap, made, view.ids))
         return view
 
 
-@torch.no_grad()
-def _judged(judge: Any, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Rows and logits of many inputs."""
-    parts = [judge.judge(list(inputs[start : start + 64])) for start in range(0, len(inputs), 64)]
-    logits = None if parts[0][1] is None else torch.cat([part[1] for part in parts])
-    return torch.cat([part[0] for part in parts]), logits
+def _judged(judge: Any, inputs: Tensor, ids: Sequence[str]) -> Judgement:
+    """Rows and logits of many inputs of one length."""
+    found = Judgement()
+    for start in range(0, len(inputs), 64):
+        rows, logits = judge.judge(list(inputs[start : start + 64]))
+        names = ids[start : start + 64]
+        found.rows |= dict(zip(names, rows, strict=True))
+        if logits is not None:
+            found.logits |= dict(zip(names, logits, strict=True))
+    return found
 
 
 def spoken_score(score: Score, digits: int = 3) -> str:

@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
         for name in MODALITIES
     },
     "routes": {"pipelines", "adapter_task", "registry"},
-    "evaluation": {"evaluation", "metrics", "data", "files", "registry", "foundation.base"},
+    "evaluation": {"evaluation", "metrics", "data", "files", "registry", "task", "foundation.base"},
     "miniature": {"miniature", "_lazily", "foundation", "task", "frozen", "files", "data", "diffusion", "metrics"}
     | {"registry.adapters"},
     "commands": {"", "commands", "routes", "adapter_task", "task", "registry", "data", "files", "evaluation", "miniature"},

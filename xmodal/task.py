@@ -38,6 +38,7 @@ class Task(LightningModule):
     recipe: str | None = None
     feature_dtype: torch.dtype | None = None
     pipeline_class: ClassVar[type[Pipeline] | None] = None
+    suite: Any = None  # how `xmodal test` judges what it makes: a suite's name, or an `evaluation.suites.Suite`
     takes: ClassVar[tuple[str, ...]] = ()
     makes: ClassVar[str] = ""
 
@@ -51,6 +52,7 @@ class Task(LightningModule):
         # AdamW, but not in the signature: the command line would pass its options on to an optimizer that takes its place.
         self._optimizer = torch.optim.AdamW if optimizer is None else optimizer
         self._lr_scheduler = lr_scheduler
+        self._sums: dict[str, tuple[float, float]] = {}  # of an evaluation: what was measured, and the number of items
 
     @abstractmethod
     def losses(self, batch: Any) -> dict[str, Tensor]:
@@ -78,6 +80,9 @@ class Task(LightningModule):
         """Return the callable that users run; raises TypeError where a task has none."""
         raise TypeError(f"{type(self).__name__} trains a part and has no pipeline of its own")
 
+    def ceiling(self, batch: Mapping[str, Any], folder: Path) -> None:
+        """Write into ``folder``, a file for each of ``batch["id"]``, what an adapter can hope for; by default nothing."""
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Sum and log the losses of one batch."""
         return self._step(batch, "train")
@@ -96,9 +101,35 @@ class Task(LightningModule):
             raise ValueError(f"{type(self).__name__}.losses: the name 'loss' is kept for the sum of {', '.join(losses)}")
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
         values = {f"{stage}/{name}": value.detach() for name, value in {**losses, "loss": total}.items()}
-        evaluating = stage != "train"
-        self.log_dict(values, prog_bar=True, sync_dist=evaluating, on_epoch=evaluating, batch_size=batch_length(batch))
+        if stage == "train":
+            self.log_dict(values, prog_bar=True, batch_size=batch_length(batch))
+        else:
+            self._add(values, batch_length(batch))
         return total
+
+    def _add(self, values: Mapping[str, Tensor], count: int) -> None:
+        """Add what was measured on ``count`` items to the sums of an epoch, in double precision."""
+        for name, value in values.items():
+            total, items = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = total + float(value) * count, items + count
+
+    def _log_means(self, stage: str) -> None:
+        """Log means over the items of all processes. Lightning's own mean over processes rounds their counts down."""
+        if not self._sums:
+            return
+        sums = torch.tensor(list(self._sums.values()), dtype=torch.float64)
+        if self.trainer.world_size > 1:
+            sums = self.trainer.strategy.reduce(sums.to(self.device), reduce_op="sum")
+        self.log_dict(dict(zip(self._sums, sums[:, 0] / sums[:, 1], strict=True)), prog_bar=True)
+        self._sums = {}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what was validated."""
+        self._log_means("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log what was tested."""
+        self._log_means("test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimise what takes gradients, and nothing else; the schedule moves once per step."""

@@ -12,17 +12,20 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
 from tests.rounding import alike
-from xmodal.evaluation.callback import SuiteTest, clip_ids, suite_of
-from xmodal.evaluation.evaluate import CEILING, FLOOR, MADE
-from xmodal.evaluation.suites import METRICS
+from xmodal.evaluation.callback import SuiteTest
+from xmodal.evaluation.result import CEILING, FLOOR, MADE
+from xmodal.evaluation.suites import SUITES, Suite
 from xmodal.miniature import world
 from xmodal.miniature.data import World
+from xmodal.task import Task
 
 CLIPS = 7  # no multiple of two processes: the sampler repeats one
 
 
-class Copier(LightningModule):
-    """Paints what is to be painted, every third time the next clip instead."""
+class Copier(Task):
+    """Paints what is to be painted, every third time the next clip instead. Its suite is one of its own."""
+
+    suite = Suite("copies", "image", "audio", SUITES["audio2image"].rows)
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,9 +42,6 @@ class Copier(LightningModule):
             number = int(name.removeprefix("clip-"))
             clip = world.sample("test", number + (number % 3 == 2))
             Image.fromarray(world.picture(clip)).save(self.predictions / f"{name}.png")
-
-
-Copier.__module__ = "acme.audio2image.task"  # the suite is that of the task's package
 
 
 def judged(folder: Path, devices: int) -> dict[str, Any]:
@@ -64,6 +64,7 @@ def test_one_process_and_two_give_the_same_numbers(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "one" / "made" / "old.png")
     one, two = judged(tmp_path / "one", 1), judged(tmp_path / "two", 2)
     assert alike(one, two)
+    assert one["suite"] == "copies"
     assert one["made"] == one["real"] == CLIPS  # neither the repeated clip nor the file of an earlier run counts
     assert list(one["scores"]) == [MADE, CEILING, FLOOR]
     names = [world.sample("test", number).thing for number in range(CLIPS)]
@@ -94,7 +95,7 @@ def test_the_command_judges_the_shipped_adapter(
     assert list(summary["scores"]) == [MADE, "label", CEILING, FLOOR]
     assert {"FID", "tag_top1", "KL"} <= set(summary["scores"][MADE])
     results = {path.stem for path in (tmp_path / "suite" / "results").iterdir()}
-    assert results | set(summary["absent"]) == set(METRICS["audio2image"])
+    assert results | set(summary["absent"]) == {row.name for row in SUITES["audio2image"].rows}
     assert (tmp_path / "suite" / "report.html").is_file()
 
 
@@ -106,16 +107,20 @@ def test_what_has_no_suite_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     class Other(LightningModule):
         pass
 
-    assert suite_of(Copier()) == "audio2image"
-    assert suite_of(Other()) == ""
     trainer = Trainer(accelerator="cpu", logger=False, callbacks=[callback], default_root_dir=tmp_path)
     callback.setup(trainer, Other(), "test")
     callback.on_test_start(trainer, Other())
     callback.on_test_end(trainer, Other())
-    assert said == ["no suite of metrics: Other makes neither pictures nor sounds"]
+    assert said == ["no suite of metrics: Other names none (its attribute suite)"]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_clips_without_ids_are_named_by_number() -> None:
-    assert clip_ids({"clip": torch.tensor([3, 12])}) == ["clip-000003", "clip-000012"]
-    assert clip_ids({"id": ["a"], "clip": torch.tensor([3])}) == ["a"]
+def test_rendered_clips_are_named_by_number_and_kept(tmp_path: Path) -> None:
+    data = World(parts=["name"], frozen_parts=["waveform"], val_count=2, batch_size=2)
+    data.whole_clips()
+    batch = data.whole(next(iter(data.test_dataloader())))
+    assert batch["id"] == ["clip-000000", "clip-000001"]
+    rows = data.keep(batch, tmp_path)
+    assert [row["image"] for row in rows] == ["clip-000000.png", "clip-000001.png"]
+    assert {path.name for path in tmp_path.iterdir()} == {row[kind] for row in rows for kind in ("audio", "image")}
+    assert rows[0]["text"].startswith("the sound of")

@@ -14,9 +14,12 @@ import torch
 from tests.rounding import agree
 from xmodal.__main__ import main
 from xmodal.evaluation import suites
-from xmodal.evaluation.evaluate import CEILING, FLOOR, MADE, differences, evaluate, lines, shuffled, write
-from xmodal.evaluation.judges import Extractor, Item, Joint, collect, sentences
-from xmodal.evaluation.suites import COLUMNS, METRICS, SUITES, TAGGERS, Judges
+from xmodal.evaluation.evaluate import differences, evaluate, shuffled
+from xmodal.evaluation.items import Item, Judgement, collect
+from xmodal.evaluation.judges import Extractor, Joint, Judges, sentences
+from xmodal.evaluation.report import write
+from xmodal.evaluation.result import CEILING, FLOOR, MADE, lines
+from xmodal.evaluation.suites import SUITES, TAGGERS
 from xmodal.metrics.features import normalised
 from xmodal.miniature import world
 from xmodal.miniature.render import render
@@ -43,7 +46,8 @@ class ByName(Extractor):
     def __call__(self, items: Any, batch_size: int = 32, progress: Any = None, of: str | None = None) -> Any:
         rows = torch.stack([one_hot(read(item, of)) for item in items])
         noise = [torch.Generator().manual_seed(int.from_bytes(path_of(item, of).read_bytes()[-40:-34], "big")) for item in items]
-        return rows + 0.05 * torch.stack([torch.randn(Oracle.dim, generator=stream) for stream in noise]), None
+        rows = rows + 0.05 * torch.stack([torch.randn(Oracle.dim, generator=stream) for stream in noise])
+        return Judgement(dict(zip([item.id for item in items], rows, strict=True)))
 
 
 def path_of(item: Item, of: str | None) -> Path:
@@ -99,14 +103,19 @@ def oracles(monkeypatch: pytest.MonkeyPatch) -> Any:
         things = [next(thing for thing in world.THINGS if thing in text) for text in texts]
         return torch.stack([one_hot(thing) for thing in things])
 
-    monkeypatch.setattr(suites, "sentences", read_sentences)
+    def read_captions(name: str, texts: dict[str, str]) -> Judgement:
+        return Judgement(dict(zip(texts, read_sentences(name, list(texts.values())), strict=True)))
+
+    monkeypatch.setattr("xmodal.evaluation.measures.sentences", read_sentences)
+    monkeypatch.setattr("xmodal.evaluation.measures.captions", read_captions)
     monkeypatch.setattr("xmodal.evaluation.judges.sentences", read_sentences)
 
     def build(suite: str) -> Judges:
         clip, clap = ByName("clip:mini", "image"), ByName("clap:mini", "audio")
         labels = sorted({world.sample("test", index).thing for index in range(COUNT)})
-        tagger = Extractor(TAGGERS[SUITES[suite]], SUITES[suite], 2.5)
-        return Judges(suite, tagger, clip if suite != "text2audio" else None, clap, Joint(clip, clap, labels), {}, labels)
+        made = SUITES[suite].modality
+        tagger = Extractor(TAGGERS[made], made, 2.5)
+        return Judges(made, tagger, clip if suite != "text2audio" else None, clap, Joint(clip, clap, labels), {}, labels)
 
     return build
 
@@ -117,8 +126,8 @@ def test_a_perfect_and_a_wrong_system(clips: Path, good: Path, bad: Path, suite:
     best = evaluate(suite, good, manifest, judges=judges, also={"wrong": bad}, **QUICK)
     assert best.absent == {}
     assert set(best.judged.values()) <= set(world.THINGS)  # the tagger of sounds knows sizes and counts, too
-    assert set(best.results) == set(METRICS[suite])
-    assert set(COLUMNS[suite]) <= set(best.scores())
+    assert set(best.results) == {row.name for row in SUITES[suite].rows}
+    assert set(SUITES[suite].columns) <= set(best.scores())
     top, bottom = best.scores(), best.scores("wrong")
     assert top["tag_top1"].value >= 0.95
     assert bottom["tag_top1"].value <= 0.05
@@ -236,7 +245,8 @@ def test_the_report_is_one_file_with_media(clips: Path, good: Path, tmp_path: Pa
     assert summary["made"] == COUNT
     assert summary["real_without_made"] == 0
     table = (tmp_path / "out" / "table.md").read_text()
-    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [MADE, CEILING, FLOOR]
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:5]] == [MADE, CEILING, FLOOR]
+    assert f"**{COUNT} of {COUNT} files of made are the real ones, byte for byte" in table
     assert re.search(r"FD ↓ \| FAD ↓ \| CS ↑ \| KL ↓ \| IS ↑ \| tag accuracy % ↑", table)
     latex = (tmp_path / "out" / "table.tex").read_text()
     assert r"\toprule" in latex
@@ -279,8 +289,8 @@ def test_bad_folders_and_names(tmp_path: Path, good: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no results"):
         differences(tmp_path, tmp_path)
     (tmp_path / "broken.png").write_text("no picture")
-    with pytest.raises(ValueError, match="broken.png is not a readable picture"):
-        evaluate("audio2image", tmp_path, good)
+    with pytest.raises(ValueError, match="nothing could be judged: .*broken.png is not a readable picture"):
+        evaluate("audio2image", tmp_path, good, clip=None, clap=None)
     (tmp_path / "a").mkdir()
     for name in ("a/1.png", "1.png"):
         shutil.copy(next(good.glob("*.png")), tmp_path / name)

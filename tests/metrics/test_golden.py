@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -283,3 +284,51 @@ def test_features_that_are_not_finite_are_refused(bad: str) -> None:
             metric.update(real=sides["finite"], fake=sides[bad])
     with pytest.raises(ValueError, match=r"real holds nan or inf .*clip-"):
         KLDivergence().update(sides[bad], sides["finite"], ids=[f"clip-{i}" for i in range(len(sides[bad]))])
+
+
+def exactly(real: torch.Tensor, fake: torch.Tensor) -> Any:
+    """The distance of rows in 60 digits, by its definition."""
+    mp = pytest.importorskip("mpmath")
+    mp.mp.dps = 60
+
+    def fitted(rows: torch.Tensor) -> tuple[Any, Any]:
+        count, width = rows.shape
+        plain = mp.matrix(rows.tolist())
+        mean = [mp.fsum(plain[i, j] for i in range(count)) / count for j in range(width)]
+        centred = mp.matrix(count, width)
+        for i in range(count):
+            for j in range(width):
+                centred[i, j] = plain[i, j] - mean[j]
+        return mean, centred.T * centred / (count - 1)
+
+    def positive(values: Any) -> list[Any]:
+        return [mp.sqrt(value) if value > mp.mpf(10) ** -50 else mp.mpf(0) for value in values]
+
+    (m1, s1), (m2, s2) = fitted(real), fitted(fake)
+    values, vectors = mp.eigsy(s1)
+    root = vectors * mp.diag(positive(values)) * vectors.T
+    trace = sum(positive(mp.eigsy(root * s2 * root, eigvals_only=True)))
+    gap = sum((one - two) ** 2 for one, two in zip(m1, m2, strict=True))
+    return gap + sum(s1[i, i] + s2[i, i] for i in range(s1.rows)) - 2 * trace
+
+
+@pytest.mark.parametrize("store", ["rows", "moments"])
+@pytest.mark.parametrize("decades", [6, 12, 18, 24])
+@pytest.mark.parametrize("rank", [16, 9])
+def test_s8_opposed_and_deficient_spectra(store: str, decades: int, rank: int) -> None:
+    """What varies most on one side varies least on the other; with a rank below the width, rows repeat, too."""
+    stream, width = torch.Generator().manual_seed(decades), 16
+    turn = torch.linalg.qr(torch.randn(width, width, dtype=torch.float64, generator=stream)).Q
+    scale = torch.logspace(0, -decades / 2, width, dtype=torch.float64)
+
+    def drawn(count: int, spread: torch.Tensor) -> torch.Tensor:
+        rows = torch.randn(min(count, rank + 1) if rank < width else count, width, dtype=torch.float64, generator=stream)
+        rows = (rows * spread) @ turn.T
+        return rows.repeat(-(-count // len(rows)), 1)[:count]
+
+    real, fake = drawn(40, scale), drawn(150, scale.flip(0))
+    metric = FrechetDistance(width, store=store, allow_bias=True)
+    for start in range(0, 150, 7):
+        metric.update(real=real[start : start + 7] if start < 40 else None, fake=fake[start : start + 7])
+    expected = exactly(real, fake)
+    assert abs(float((float(metric.compute()) - expected) / expected)) < 1e-9

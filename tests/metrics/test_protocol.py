@@ -312,3 +312,19 @@ def test_a_stored_reference(tmp_path: Path) -> None:
         FrechetDistance(5).load_reference(path, **{**made, "extractor": "vggish"})
     with pytest.raises(FileNotFoundError, match="absent"):
         FrechetDistance(5).load_reference(tmp_path / "absent", **made)
+
+
+def test_r16_a_full_disk_leaves_no_half_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = FrechetDistance(4, store="rows", allow_bias=True)
+    metric.update(real=torch.randn(9, 4), fake=torch.randn(9, 4))
+    result = metric.result(draws=0)
+
+    def full(self: Path, text: str, *options: str) -> int:
+        with self.open("w") as file:
+            file.write(text[:20])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="space"):
+        result.save(tmp_path / "FD.json")
+    assert list(tmp_path.iterdir()) == []

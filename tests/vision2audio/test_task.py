@@ -20,6 +20,7 @@ from tests.tiny import build
 from tests.vision2audio.parts import DIFFUSION, RATE, Ears, Eyes, Voice, batch, colour, task
 from xmodal.adapter_task import AdapterTask
 from xmodal.vision2audio import MeanShift, V2AMapper
+from xmodal.vision2audio.agreement import Agreement
 from xmodal.vision2audio.frames import aggregate
 from xmodal.vision2audio.task import promised_dim
 
@@ -239,3 +240,61 @@ def test_predictions_are_written_once_and_depend_on_the_id_alone(tmp_path: Path)
 def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         task(**options)
+
+
+class Named(torch.utils.data.Dataset):
+    """Pairs of embeddings with names; 11 of them, so that two processes have unlike shares and one clip comes twice."""
+
+    def __init__(self) -> None:
+        stream = torch.Generator().manual_seed(0)
+        self.one, self.two = torch.randn(11, 5, generator=stream), torch.randn(11, 6, generator=stream)
+
+    def __len__(self) -> int:
+        return len(self.one)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image_embedding": self.one[index], "audio_embedding": self.two[index], "id": f"clip-{index}"}
+
+
+def agreement(devices: int, batch_size: int, **options: Any) -> dict[str, float]:
+    torch.manual_seed(0)
+    one = task(target=never, generator=partial(Voice, card="six"), **options).eval()
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    strategy = "ddp_fork" if devices > 1 else "auto"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a forked process cannot use the threads of its parent
+    try:
+        run = Trainer(accelerator="cpu", devices=devices, strategy=strategy, **quiet)
+        (found,) = run.test(one, DataLoader(Named(), batch_size), verbose=False)
+    finally:
+        torch.set_num_threads(threads)
+    return found
+
+
+@pytest.mark.parametrize("drawing", [False, True])
+def test_r14_processes_and_batches_do_not_change_the_agreement(drawing: bool) -> None:
+    options = {"adapter": DIFFUSION} if drawing else {}
+    one = agreement(1, 4, **options)
+    for devices, batch_size in ((2, 4), (2, 3), (1, 11), (1, 1)):
+        other = agreement(devices, batch_size, **options)
+        for name in ("test/cosine", "test/cosine_shuffled"):
+            # The mapper itself is float32, and rounds by the batch that a clip is in; sums over clips do not.
+            assert other[name] == pytest.approx(one[name], abs=1e-6), (devices, batch_size)
+
+
+def test_r14_sums_over_processes_are_exact() -> None:
+    whole, parts = Agreement(), [Agreement(), Agreement()]
+    stream = torch.Generator().manual_seed(0)
+    guess, target = torch.randn(11, 6, generator=stream), torch.randn(11, 6, generator=stream)
+    whole.update(guess, target, [f"{index}" for index in range(11)])
+    for rank, part in enumerate(parts):
+        rows = [*range(rank, 11, 2), *([0] if rank else [])]  # a distributed sampler pads with repeats
+        for start in range(0, len(rows), 4):
+            some = rows[start : start + 4]
+            part.update(guess[some], target[some], [f"{index}" for index in some])
+    parts[0].merge_state(parts[1])
+    expected, found = whole.compute(), parts[0].compute()
+    for name in expected:
+        assert float(found[name]) == pytest.approx(float(expected[name]), abs=1e-12)
+    own = torch.nn.functional.cosine_similarity(guess.double(), target.double(), dim=-1).mean()
+    assert float(expected["cosine"]) == pytest.approx(float(own), abs=1e-12)

@@ -7,7 +7,9 @@ tokens (B, L, w) into a word embedding (B, token_dim). The denoising loss reache
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from torch import Tensor
 from xmodal.adapter_task import AdapterTask
 from xmodal.audio2image.embedder import AudioTokenEmbedder
 from xmodal.audio2image.losses import classification_loss, l1_loss, l2_loss
-from xmodal.audio2image.pipeline import AudioTokenOutput, AudioTokenPipeline
+from xmodal.audio2image.pipeline import AudioTokenOutput, AudioTokenPipeline, _as
 from xmodal.foundation.base import Adapter, AudioEncoder, ImageGenerator
 from xmodal.frozen import Feature
 from xmodal.pipelines import join
@@ -40,6 +42,7 @@ class AudioToken(AdapterTask):
     """
 
     pipeline_class = AudioTokenPipeline
+    suite = "audio2image"
 
     def __init__(
         self,
@@ -112,3 +115,15 @@ class AudioToken(AdapterTask):
         return AudioTokenPipeline(
             self.encoder, self.generator, self.published, self.prompt, self.seconds, self.short, **self.defaults
         )
+
+    @torch.no_grad()
+    def ceiling(self, batch: Mapping[str, Any], folder: Path) -> None:
+        """Paint each clip's label, told in words, by the same painter, prompt and settings; nothing without ``name``."""
+        if "name" not in batch:
+            return
+        noise = [torch.Generator().manual_seed(crc32(str(name).encode())) for name in batch["id"]]
+        prompts = [self.prompt.format(name.replace("_", " ")) for name in batch["name"]]
+        embeds = self.generator.prompt_embeds(prompts)
+        made = AudioTokenOutput(_as(self.generator.generate(embeds, generator=noise, **self.defaults), "pil"), embeds)
+        for number, name in enumerate(batch["id"]):
+            made.save(number, folder / f"{name}.png")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
 from xmodal.commands.terminal import count, named, progress, seconds
+from xmodal.evaluation import NAMES
 
 
 def evaluate(arguments: Sequence[str]) -> None:
     """Compare what was made with what is real."""
     parser = ArgumentParser("xmodal evaluate", description="A suite of metrics over two folders, with intervals and a report.")
-    parser.add_argument("--suite", required=True, metavar="SUITE", help="audio2image, vision2audio or text2audio")
+    suites = f"{', '.join(NAMES)}, or module.NAME of your own"
+    parser.add_argument("--suite", required=True, metavar="SUITE", help=suites)
     parser.add_argument("--fake", required=True, type=Path, metavar="FOLDER", help="what was made, or a manifest of it")
     parser.add_argument("--real", required=True, type=Path, metavar="FOLDER", help="what is real; a manifest gives labels, too")
     parser.add_argument(
@@ -22,7 +26,9 @@ def evaluate(arguments: Sequence[str]) -> None:
     for name, what in (("clip", "pictures"), ("clap", "sounds")):
         text = f"encoder of {what} for scores across modalities; none leaves them out (default: %(default)s)"
         parser.add_argument(f"--{name}", default=f"{name}:mini", metavar="MODEL:CARD", help=text)
-    parser.add_argument("--seconds", type=seconds, default=10.0, metavar="S", help="of each sound that is judged (default: 10)")
+    parser.add_argument("--split", metavar="NAME", help="of --real, where that is a manifest (default: all its rows)")
+    longest = "the most of each sound that is judged, shorter ones are judged whole (default: 10)"
+    parser.add_argument("--seconds", type=seconds, metavar="S", help=longest)
     parser.add_argument("--allow-bias", action="store_true", help="give the Fréchet distance of too few items, too")
     parser.add_argument("--allow-missing", action="store_true", help="judge although made items lack real partners")
     parser.add_argument("--draws", type=count, metavar="N", help="of the bootstrap; 0: no intervals (default: 1000, sets 200)")
@@ -32,11 +38,14 @@ def evaluate(arguments: Sequence[str]) -> None:
     options = vars(parser.parse_args(arguments))
     output, options["also"] = options.pop("output"), dict(options["also"])
     options |= {name: None for name in ("clip", "clap") if options[name] == "none"}
-    from xmodal.evaluation import evaluate as evaluation
+    sys.path.append(os.getcwd())  # last, so that a suite of the user's own is found and nothing is shadowed
+    from xmodal.evaluation.evaluate import evaluate as judge
+    from xmodal.evaluation.report import write
+    from xmodal.evaluation.result import lines
 
-    found = evaluation.evaluate(**options, progress=progress("files"))
-    print("\n".join(evaluation.lines(found)))
-    print(evaluation.write(found, output))
+    found = judge(**options, progress=progress("files"))
+    print("\n".join(lines(found)))
+    print(write(found, output))
 
 
 def compare(arguments: Sequence[str]) -> None:

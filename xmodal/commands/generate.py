@@ -219,11 +219,11 @@ def _write(target: Path, made: Any, asked: Asked, spectrogram: bool) -> Iterator
     audio, rate = made
     waveform = torch.as_tensor(audio).float().cpu()
     if spectrogram:
-        from xmodal.evaluation.report import spectrogram as draw
+        from xmodal.evaluation.spectrogram import spectrogram as draw
 
         mono = waveform.reshape(-1, waveform.shape[-1]).mean(0)
         # Not STEM.png: that is what a picture beside it is called, perhaps the very one that was asked about.
-        yield write_beside(target.with_suffix(".spectrogram.png"), draw(mono.numpy()).save)
+        yield write_beside(target.with_suffix(".spectrogram.png"), draw(mono.numpy(), rate).save)
     if asked.modality == "video":
         from xmodal.data.video import write_soundtrack
 

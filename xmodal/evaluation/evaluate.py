@@ -2,60 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from filecmp import cmp
 from pathlib import Path
 
-from xmodal.evaluation.judges import Item, Progress, View, collect
-from xmodal.evaluation.suites import CLAP, CLIP, COLUMNS, METRICS, PAIRED, SUITES, Judges, assemble, results, verdicts
-from xmodal.files import write_beside
-from xmodal.metrics.protocol import Difference, Result, Score, compare
-from xmodal.registry.models import suggest
-
-MADE, CEILING, FLOOR = "made", "real", "shuffled"
-
-
-@dataclass
-class Evaluation:
-    """What a suite found.
-
-    ``rows`` are the results by system and metric: what was made, other systems, the ceiling (the real files, as if they had
-    been made) and the floor (what was made, given to other inputs); the last two for scores of single items only.
-    ``absent`` says why a metric is missing, ``judged`` holds the tagger's verdict by item, ``unmatched`` counts real items
-    that nothing was made for.
-    """
-
-    suite: str
-    made: list[Item]
-    real: list[Item]
-    rows: dict[str, dict[str, Result]] = field(default_factory=dict)
-    absent: dict[str, str] = field(default_factory=dict)
-    judged: dict[str, str] = field(default_factory=dict)
-    unmatched: int = 0
-
-    @property
-    def modality(self) -> str:
-        """What was made: ``image`` or ``audio``."""
-        return SUITES[self.suite]
-
-    @property
-    def results(self) -> dict[str, Result]:
-        """Of what was made, by metric."""
-        return self.rows[MADE]
-
-    def scores(self, row: str = MADE) -> dict[str, Score]:
-        """Every score of a row by its own name."""
-        return {name: score for result in self.rows[row].values() for name, score in result.scores.items()}
+from xmodal.evaluation.items import Item, Progress, View, collect
+from xmodal.evaluation.judges import Judges
+from xmodal.evaluation.measures import HIGHER, alike
+from xmodal.evaluation.result import CEILING, FLOOR, MADE, Evaluation
+from xmodal.evaluation.suites import CLAP, CLIP, Suite, assemble, find, results, verdicts
+from xmodal.metrics.protocol import Difference, compare
 
 
 def evaluate(
-    suite: str,
+    suite: str | Suite,
     fake: Path,
     real: Path,
     extractor: str | None = None,
-    seconds: float = 10.0,
+    seconds: float | None = None,
     allow_bias: bool = False,
     draws: int | None = None,
     progress: Progress | None = None,
@@ -69,10 +35,10 @@ def evaluate(
     """Compare what was made with what is real.
 
     Args:
-        suite: a name in ``SUITES``.
+        suite: one of ours by name, one of another module as ``module.NAME``, or a `Suite`.
         fake, real: folders, or manifests; items pair by id (the file's stem), and a manifest gives labels, texts and inputs.
         extractor: MODEL:CARD of an encoder, best one that classifies; default the miniature's own.
-        seconds: of each sound that is judged.
+        seconds: the most of each sound that is judged; a shorter one is judged over its own length. None is 10.
         allow_bias: give the Fréchet distance also where too few rows make it meaningless.
         draws: of the bootstrap; None is 1,000 for means and 200 for metrics of whole sets, 0 leaves the intervals out.
         clip, clap: MODEL:CARD of encoders of pictures and of sounds for the scores across modalities; None leaves them out.
@@ -81,15 +47,15 @@ def evaluate(
         split: of a manifest of real items; None takes all.
         judges: in memory, in place of those named above.
 
-    Raises ValueError for an unknown suite, unreadable files or made items without partner. Metrics that these data cannot
-    give stand in ``absent``, each with its reason.
+    Items that cannot be judged are left out of the columns that need them, and counted. Metrics that these data cannot give
+    stand in ``absent``, each with its reason. Raises ValueError for an unknown suite or made items without partner, and where
+    nothing at all could be judged.
     """
-    if suite not in SUITES:
-        raise ValueError(f"there is no suite {suite!r}: {suggest(suite, SUITES)}")
-    truth = collect(real, SUITES[suite], split)
+    suite = find(suite)
+    truth = collect(real, suite.modality, split)
     systems = {MADE: fake, **dict(also or {})}
     items = {
-        name: _informed(collect(folder, SUITES[suite]), truth, folder, real, allow_missing) for name, folder in systems.items()
+        name: _informed(collect(folder, suite.modality), truth, folder, real, allow_missing) for name, folder in systems.items()
     }
     if judges is None:
         judges = assemble(suite, extractor, clip, clap, seconds, [item.label for item in truth])
@@ -98,13 +64,18 @@ def evaluate(
     reference = judges.view(truth, real=True, progress=progress)
     views = {name: judges.view(chosen, progress=progress) for name, chosen in items.items()}
     for name, view in views.items():
-        found.rows[name], absent = results(judges, reference, view, METRICS[suite], allow_bias, draws)
+        given = results(judges, reference, view, suite.rows, allow_bias, draws)
+        found.rows[name], found.left[name] = given.found, given.left
         if name == MADE:
-            found.absent = absent
-    paired = [name for name in METRICS[suite] if name in PAIRED and name not in found.absent]
-    for name, view_of in _baselines(views[MADE], reference).items():
-        found.rows[name], _ = results(judges, reference, view_of, paired, allow_bias, draws)
+            found.absent = given.absent
+    if not found.results:
+        why = "; ".join(f"{name}: {reason}" for name, reason in found.absent.items())
+        raise ValueError(f"nothing could be judged: {why}")
+    paired = [row for row in suite.rows if row.paired and row.name not in found.absent]
+    for name, view in _baselines(views[MADE], reference).items():
+        found.rows[name] = results(judges, reference, view, paired, allow_bias, draws).found
     found.judged = verdicts(judges, views[MADE])
+    found.warnings = [*_alike(judges, reference, views), *_copies(items, truth), *_undecided(found)]
     return found
 
 
@@ -115,26 +86,6 @@ def shuffled(items: Sequence[Item]) -> list[int]:
     shift = max(counts.values()) if len(counts) > 1 else max(1, len(items) // 2)
     other = {row: order[(place + shift) % len(order)] for place, row in enumerate(order)}
     return [other[row] for row in range(len(items))]
-
-
-def write(found: Evaluation, folder: Path) -> Path:
-    """Write ``results/METRIC.json``, ``summary.json``, ``table.md``, ``table.tex`` and ``report.html``; returns the last.
-
-    Other rows of the table get their results into ``rows/NAME/results``.
-    """
-    from xmodal.evaluation.report import html, latex, markdown
-
-    for row, by_metric in found.rows.items():
-        place = folder if row == MADE else folder / "rows" / row
-        for name, result in by_metric.items():
-            result.save(place / "results" / f"{name}.json")
-    scores = {row: {name: [s.value, s.low, s.high] for name, s in found.scores(row).items()} for row in found.rows}
-    counts = {"made": len(found.made), "real": len(found.real), "real_without_made": found.unmatched}
-    content = {"suite": found.suite, **counts, "scores": scores, "absent": found.absent}
-    _replace(folder / "table.md", markdown(found, COLUMNS[found.suite]))
-    _replace(folder / "table.tex", latex(found, COLUMNS[found.suite]))
-    _replace(folder / "summary.json", json.dumps(content, indent=1) + "\n")
-    return _replace(folder / "report.html", html(found, COLUMNS[found.suite]))
 
 
 def differences(first: Path, second: Path) -> dict[str, Difference | str]:
@@ -165,28 +116,6 @@ def differences(first: Path, second: Path) -> dict[str, Difference | str]:
     return out
 
 
-def lines(found: Evaluation) -> Iterable[str]:
-    """The table that a terminal shows: one line a score, one column a row."""
-    judge = next(iter(found.results.values())).protocol if found.results else None
-    yield f"{found.suite}: {len(found.made)} made, {len(found.real)} real" + (f", judged by {judge.extractor}" if judge else "")
-    if found.unmatched:
-        yield f"for {found.unmatched} of the real items nothing was made"
-    names = list(dict.fromkeys(name for row in found.rows for name in found.scores(row)))
-    yield f"  {'':<16}" + "".join(f"{row:<26}" for row in found.rows).rstrip()
-    for name in names:
-        cells = [found.scores(row).get(name) for row in found.rows]
-        yield f"  {name:<16}" + "".join(f"{'' if cell is None else shown(cell):<26}" for cell in cells).rstrip()
-    if any(result.protocol.small_sample for result in found.results.values()):
-        yield "  from few items: for training logs, not for tables"
-    for name, reason in found.absent.items():
-        yield f"  {name:<16}- {reason}"
-
-
-def shown(score: Score) -> str:
-    """A value with its interval."""
-    return f"{score.value:.4g}" + ("" if score.low is None else f" [{score.low:.3g}, {score.high:.3g}]")
-
-
 def _informed(items: Sequence[Item], real: Sequence[Item], fake: Path, source: Path, allow_missing: bool) -> list[Item]:
     """The made items with what the real ones know of their clips; ValueError where only some have a partner."""
     known = {item.id: item for item in real}
@@ -215,6 +144,47 @@ def _baselines(made: View, real: View) -> dict[str, View]:
     return found
 
 
-def _replace(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return write_beside(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+def _alike(judges: Judges, reference: View, views: Mapping[str, View]) -> Iterable[str]:
+    """Sets of embeddings without spread."""
+    for source in reference.rows:
+        if why := alike(judges, reference, source, CEILING):
+            yield why
+    for name, view in views.items():
+        for source in view.rows:
+            if why := alike(judges, view, source, name):
+                yield why
+
+
+def _copies(items: Mapping[str, Sequence[Item]], truth: Sequence[Item]) -> Iterable[str]:
+    """Made files that are the real ones, byte for byte."""
+    real = {item.id: item.path for item in truth}
+    for name, made in items.items():
+        same = sum(item.id in real and _equal(item.path, real[item.id]) for item in made)
+        if same:
+            how = "byte for byte: their scores say nothing of a system"
+            yield f"{same} of {len(made)} files of {name} are the real ones, {how}"
+
+
+def _equal(one: Path, two: Path) -> bool:
+    try:
+        return cmp(one, two, shallow=False)
+    except OSError:  # told with the items that are left out
+        return False
+
+
+def _undecided(found: Evaluation) -> Iterable[str]:
+    """Scores that cannot tell the real files from what was made for other inputs."""
+    if CEILING not in found.rows or FLOOR not in found.rows:
+        return
+    top, bottom = found.scores(CEILING), found.scores(FLOOR)
+    for name in top:
+        row = found.suite.of(name)
+        if row is None or name not in bottom:
+            continue
+        floor, sign = bottom[name], 1 if row.better == HIGHER else -1
+        edge = floor.value if floor.low is None or floor.high is None else floor.high if sign > 0 else floor.low
+        if not sign * top[name].value > sign * edge:
+            yield (
+                f"{name} of the real files themselves ({top[name].value:.4g}) is no better than that of the floor "
+                f"({floor.value:.4g}): its judge cannot tell these data apart, so the column means nothing"
+            )

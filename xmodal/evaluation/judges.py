@@ -5,61 +5,27 @@ Letters: N items, d embedding size, C sentences.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from xmodal.data.audio import load_audio
-from xmodal.data.image import load_image
-from xmodal.data.manifest import read_manifest
+from xmodal.data.image import load_image, resize
 from xmodal.data.window import window
-from xmodal.files import AUDIO, IMAGE, VIDEO
+from xmodal.evaluation.items import Item, Judgement, Progress, View, middle_frame
+from xmodal.files import VIDEO, suffix_of
+from xmodal.foundation.base import Classifier
 from xmodal.metrics.features import normalised
 from xmodal.registry.models import load, resolve, towers
 
-PICTURES = IMAGE
-SOUNDS = AUDIO | VIDEO
-SUFFIXES = {"image": PICTURES, "audio": SOUNDS}
 # Sentences about a label, by encoder; published protocols read the bare label.
 PROMPTS = {"clip:mini": "a photo of a {}", "clap:mini": "the sound of a {}"}
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Item:
-    """One made or real thing: its file, and what is known of its clip ("" or None where nothing is)."""
-
-    id: str
-    path: Path
-    label: str = ""
-    text: str = ""
-    image: Path | None = None
-    audio: Path | None = None
-    start: float = 0.0
-    duration: float | None = None
-
-
-@dataclass
-class View:
-    """What the judges make of some items: tensors with one row (or several) an item, in the items' order."""
-
-    items: list[Item]
-    rows: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def ids(self) -> list[str]:
-        """The items' names."""
-        return [item.id for item in self.items]
-
-    def pick(self, order: Sequence[int], ids: Sequence[Item] | None = None) -> View:
-        """The rows in another order, under the names of other items if those are given."""
-        index = torch.tensor(order, dtype=torch.int64)
-        items = list(ids) if ids is not None else [self.items[row] for row in order]
-        return View(items, {name: rows[index] for name, rows in self.rows.items()})
+# How many of a judge's labels, from the first, name things: sizes and counts are other questions, with answers of their own.
+THINGS = {"beats:mini": 18}
+LONGEST = 10.0  # seconds of a sound, as in the papers; a longer one is judged by its loudest stretch
 
 
 class Extractor:
@@ -68,23 +34,29 @@ class Extractor:
     Args:
         name: MODEL or MODEL:CARD.
         modality: ``image`` or ``audio``.
-        seconds: the stretch of a sound that is judged: the loudest window of longer ones, shorter ones are padded.
+        seconds: the most of a sound that is judged: longer ones give their loudest stretch. A shorter one is judged over its
+            own length, since an encoder would hear the silence that it were padded with. None is ``LONGEST``.
         encoder: one in memory, in place of what ``name`` would load.
 
     VGGish gives one row for every 0.96 s, every other encoder one row an item. Raises ValueError for another modality's
     encoder, FileNotFoundError where weights are not on this machine.
     """
 
-    def __init__(self, name: str, modality: str, seconds: float = 10.0, encoder: Any = None) -> None:
+    def __init__(self, name: str, modality: str, seconds: float | None = None, encoder: Any = None) -> None:
         tower = "ImageTower" if modality == "image" else "AudioTower"
         self.encoder = encoder if encoder is not None else load_tower(name, tower)
         needed = "image_size" if modality == "image" else "sample_rate"
         if not hasattr(self.encoder, needed):
             raise ValueError(f"{name} does not take {modality}s: choose an encoder that does (`xmodal models`)")
-        self.name, self.modality, self.seconds = name, modality, seconds
+        self.name, self.modality, self.seconds = name, modality, LONGEST if seconds is None else seconds
         self.frames = name.partition(":")[0] == "vggish"
-        self.labels: list[str] = list(getattr(self.encoder, "labels", None) or [])
+        self.labels: list[str] = list(self.encoder.labels) if isinstance(self.encoder, Classifier) else []
         self.weights: str = self.encoder.fingerprint()
+
+    @property
+    def things(self) -> list[str]:
+        """The labels that compete with each other where the data name none."""
+        return self.labels[: THINGS.get(self.name)]
 
     @property
     def preprocessing(self) -> str:
@@ -93,48 +65,70 @@ class Extractor:
             if hasattr(self.encoder, "preprocessing"):
                 return str(self.encoder.preprocessing)
             return f"bicubic to {self.encoder.image_size} x {self.encoder.image_size}"
-        return f"mono, {self.encoder.sample_rate} Hz, loudest {self.seconds:g} s, zero-padded"
+        return f"mono, {self.encoder.sample_rate} Hz, own length, of longer ones the loudest {self.seconds:g} s"
 
-    @torch.no_grad()
     def __call__(
         self, items: Sequence[Item], batch_size: int = 32, progress: Progress | None = None, of: str | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Rows (N, d) or (N, K, d) of files, and logits (N, classes) where the encoder classifies.
+    ) -> Judgement:
+        """Rows of files, and logits where the encoder classifies.
 
-        ``of`` takes the pictures or sounds of the items' clips in place of the items' own files. Raises ValueError that names
-        the first file that cannot be read.
+        ``of`` takes the pictures or sounds of the items' clips in place of the items' own files. What cannot be read, or is
+        too short for the encoder, gets a reason in place of a row.
         """
-        rows, logits = [], []
+        found = Judgement()
         for start in range(0, len(items), batch_size):
-            row, logit = self.judge([self._read(item, of) for item in items[start : start + batch_size]])
-            rows.append(row)
-            if logit is not None:
-                logits.append(logit)
+            read: dict[str, Tensor] = {}
+            for item in items[start : start + batch_size]:
+                try:
+                    read[item.id] = self._read(item, of)
+                except (ValueError, OSError) as error:
+                    found.lacking[item.id] = one_line(error)
+            for alike in blocks(read):
+                self._judge(alike, found)
             if progress is not None:
                 progress(min(start + batch_size, len(items)), len(items))
-        return torch.cat(rows), torch.cat(logits) if logits else None
+        return found
 
-    def judge(self, read: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Rows and logits of some inputs; in one pass where the encoder can do both."""
-        if len({each.shape for each in read}) > 1:  # pictures at their own sizes, for an encoder that asks for them
-            return torch.cat([self.encoder.embed(each[None]) for each in read]), None
-        inputs = torch.stack(read)
-        if self.labels and hasattr(self.encoder, "embed_and_classify"):
+    @torch.no_grad()
+    def judge(self, read: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Rows (N, d) or (N, K, d) of inputs of one shape, and logits (N, classes); in one pass where the encoder can do both."""
+        inputs = torch.stack(list(read))
+        if self.labels:
             return self.encoder.embed_and_classify(inputs)  # type: ignore[no-any-return]
-        heads = getattr(self.encoder, "class_logits", None) or getattr(self.encoder, "logits", None)
-        row = self.encoder.tokens(inputs) if self.frames else self.encoder.embed(inputs)
-        return row, heads(inputs) if self.labels and heads is not None else None
+        return self.encoder.tokens(inputs) if self.frames else self.encoder.embed(inputs), None
+
+    def _judge(self, read: Mapping[str, Tensor], found: Judgement) -> None:
+        """Judge inputs of one shape; where that fails, each by itself, so that one does not cost the others their rows."""
+        try:
+            rows, logits = self.judge(list(read.values()))
+        except (ValueError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            for name, each in read.items() if len(read) > 1 else ():
+                self._judge({name: each}, found)
+            if len(read) == 1:
+                found.lacking[next(iter(read))] = one_line(error)
+            return
+        for index, name in enumerate(read):
+            if not rows[index].isfinite().all():
+                found.lacking[name] = f"{self.name} gives numbers for it that are not finite"
+                continue
+            found.rows[name] = rows[index]
+            if logits is not None:
+                found.logits[name] = logits[index]
 
     def _read(self, item: Item, of: str | None) -> Tensor:
         path = item.path if of is None else getattr(item, of)
         if self.modality == "image":
-            if getattr(self.encoder, "reads_any_size", False):
-                return load_image(path)
-            return load_image(path, self.encoder.image_size, self.encoder.image_size)
-        rate = self.encoder.sample_rate
-        # A manifest names a stretch of its sound; what was made has none.
-        start, duration = (item.start, item.duration) if path == item.audio else (0.0, None)
-        return window(load_audio(path, rate, start=start, duration=duration), round(self.seconds * rate), "pad")
+            size = None if getattr(self.encoder, "reads_any_size", False) else self.encoder.image_size
+            if suffix_of(path) not in VIDEO:
+                return load_image(path, size, size)
+            frame = middle_frame(item, path)
+            return frame if size is None else resize(frame, size, size)
+        start, duration = item.stretch(path)
+        waveform = load_audio(path, self.encoder.sample_rate, start=start, duration=duration)
+        longest = round(self.seconds * self.encoder.sample_rate)
+        return window(waveform, longest) if len(waveform) > longest else waveform
 
 
 class Joint:
@@ -185,6 +179,51 @@ class Joint:
         return cosines - cosines.mean(1, keepdim=True)
 
 
+@dataclass
+class Judges:
+    """The extractors that judge what was made, pictures or sounds; ``missing`` says why ``clip``, ``clap`` or ``joint`` is
+    not there.
+    """
+
+    modality: str
+    tagger: Extractor
+    clip: Extractor | None = None
+    clap: Extractor | None = None
+    joint: Joint | None = None
+    missing: dict[str, str] = field(default_factory=dict)
+    labels: list[str] = field(default_factory=list)
+
+    @property
+    def classes(self) -> list[int]:
+        """The tagger's classes that occur as labels; where there are no labels, all that name things."""
+        known = self.tagger.labels
+        return sorted({known.index(label) for label in self.labels if label in known}) or list(range(len(self.tagger.things)))
+
+    def of(self, source: str) -> Extractor:
+        """The judge that gives a source's rows, or ValueError with the reason why there is none."""
+        judge = {"image": self.clip, "audio": self.clap}.get(source, self.tagger)
+        if judge is None:
+            slot = "clip" if source == "image" else "clap"
+            raise ValueError(self.missing.get(slot, f"no judge gives {source} rows"))
+        return judge
+
+    def view(self, items: Sequence[Item], real: bool = False, progress: Progress | None = None) -> View:
+        """All that a suite needs to know of these items; of real ones, of the other half of their clips, too."""
+        found = View(list(items))
+        found.add("tagger", self.tagger(items, progress=progress))
+        for judge in (self.clip, self.clap):
+            if judge is None:
+                continue
+            if judge.modality == self.modality:
+                found.add(judge.modality, judge(items))
+            elif real and self.joint is not None:
+                other = judge([item for item in items if getattr(item, judge.modality)], of=judge.modality)
+                what = "sound" if judge.modality == "audio" else "picture"
+                other.lacking |= {item.id: f"its clip has no {what}" for item in items if not getattr(item, judge.modality)}
+                found.add(judge.modality, other)
+        return found
+
+
 def load_tower(name: str, tower: str) -> Any:
     """Load MODEL or MODEL:CARD from the registry; of several towers the named one. Raises as `xmodal.registry.models.load`."""
     model, _, card = name.partition(":")
@@ -196,9 +235,41 @@ def load_tower(name: str, tower: str) -> Any:
 
 @torch.no_grad()
 def sentences(name: str, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-    """Embeddings (C, d) of sentences by the text tower of MODEL:CARD."""
+    """Embeddings (C, d) of sentences by the text tower of MODEL:CARD; raises ValueError for one that it cannot read."""
     reader = load_tower(name, "TextTower")
     return torch.cat([reader.embed(list(texts[start : start + batch_size])) for start in range(0, len(texts), batch_size)])
+
+
+@torch.no_grad()
+def captions(name: str, texts: Mapping[str, str], batch_size: int = 64) -> Judgement:
+    """Embeddings of texts by id, and why some have none: a caption that is too long does not cost the others theirs."""
+    found, ids, reader = Judgement(), list(texts), load_tower(name, "TextTower")
+
+    def read(some: list[str]) -> None:
+        try:
+            found.rows |= dict(zip(some, reader.embed([texts[each] for each in some]), strict=True))
+        except ValueError as error:
+            if len(some) == 1:
+                found.lacking[some[0]] = one_line(error)
+            for each in some if len(some) > 1 else ():
+                read([each])
+
+    for start in range(0, len(ids), batch_size):
+        read(ids[start : start + batch_size])
+    return found
+
+
+def blocks(rows: Mapping[str, Tensor]) -> Iterable[dict[str, Tensor]]:
+    """The rows in groups of one shape, each in its order."""
+    found: dict[tuple[int, ...], dict[str, Tensor]] = {}
+    for name, row in rows.items():
+        found.setdefault(tuple(row.shape), {})[name] = row
+    return found.values()
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def prompt(name: str) -> str:
@@ -209,43 +280,3 @@ def prompt(name: str) -> str:
 def spoken(label: str) -> str:
     """A label as words."""
     return label.replace("_", " ")
-
-
-def collect(source: Path, modality: str, split: str | None = None) -> list[Item]:
-    """The items of a folder (id: a file's stem) or of a manifest (its rows of ``split``), in the order of their ids.
-
-    In a folder, a picture and a sound of the same stem belong to one clip. Raises ValueError where there are none or two of
-    one name, FileNotFoundError where the source does not exist.
-    """
-    if source.is_dir():
-        pictures, sounds = _stems(source, "image"), _stems(source, "audio")
-        own = pictures if modality == "image" else sounds
-        items = [Item(stem, path, image=pictures.get(stem), audio=sounds.get(stem)) for stem, path in own.items()]
-    elif source.is_file():
-        items = []
-        for row in read_manifest(source, split):
-            files = {"image": row.image, "audio": row.audio or row.video}
-            path = files[modality]
-            if path is not None:
-                items.append(Item(row.id, path, row.label, row.text, files["image"], files["audio"], row.start, row.duration))
-        if len({item.id for item in items}) < len(items):
-            raise ValueError(f"two rows of {source} have the same id: each clip needs a name of its own")
-    else:
-        raise FileNotFoundError(
-            f"there is no folder and no manifest {source}: give a folder of files, or a manifest (docs/data.md)"
-        )
-    if not items:
-        raise ValueError(f"{source} holds no {'pictures' if modality == 'image' else 'sounds'}")
-    return sorted(items, key=lambda item: item.id)
-
-
-def _stems(folder: Path, modality: str) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES[modality] and path.name[0] != ".":
-            if path.stem in found:
-                raise ValueError(
-                    f"two files of {folder} have the same stem ({found[path.stem]} and {path}): each item needs a name of its own"
-                )
-            found[path.stem] = path
-    return found

@@ -2,15 +2,14 @@
 
 d2 = |mu_r - mu_f|^2 + tr S_r + tr S_f - 2 tr (S_r S_f)^(1/2)   (Dowson & Landau 1982; FID: Heusel et al., arXiv 1706.08500)
 
-The trace term is the sum of the singular values of S_r^(1/2) S_f^(1/2): two symmetric eigen-problems and one of singular
-values, none of which needs invertible covariances; regular ones take a quicker way whose rounding error is estimated. Moments
-are centred, so a large mean costs no digits, and divided by n - 1.
+The trace term is the sum of the singular values of S_r^(1/2) S_f^(1/2), taken from the centred rows or from the triangle of
+their QR decomposition: a covariance itself would square the condition number. Regular ones take a quicker way whose rounding
+error is estimated. Means are taken off first, so a large one costs no digits.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xmodal.files import write_beside
 from xmodal.metrics.features import Ids, Rows, SetMetric
 from xmodal.metrics.protocol import Score
 
@@ -29,21 +29,27 @@ NOISE = 4 * EPSILON  # eigenvalues below this share of the largest are rounding 
 CLOSE = 5e-10  # of the distance: what the quick form's rounding may amount to
 REGULAR = 1e-10  # of the largest variance: what no direction may fall below for the quick form
 SPARE = 8  # random columns beyond the rank
-FEW = 8  # times as many rows as dimensions: up to there the rows themselves are decomposed, which squares no condition number
 
 
 def moments(rows: Tensor) -> Tensor:
-    """Rows (n, d) -> packed float64 (d+1, d+1): count at [0, 0], mean at [0, 1:], centred scatter at [1:, 1:]."""
+    """Rows (n, d) -> packed float64 (d+1, d+1): count at [0, 0], mean at [0, 1:], at [1:, 1:] a triangle R.
+
+    R^T R is the centred scatter. The scatter itself would square the condition number: what is small in it drowns in rounding.
+    """
     rows = rows.to(torch.float64)
     packed = rows.new_zeros(rows.shape[1] + 1, rows.shape[1] + 1)
     if len(rows):
         mean = rows.mean(0)
-        centred = rows - mean
-        rest = centred.mean(0)  # what rounding of the mean left over
-        packed[0, 0], packed[0, 1:] = len(rows), mean + rest
-        packed[1:, 1:] = _gram(centred)
-        packed[1:, 1:].addr_(rest, rest, alpha=-len(rows))
+        mean = mean + (rows - mean).mean(0)  # what rounding of the mean left over
+        packed[0, 0], packed[0, 1:] = len(rows), mean
+        _set_triangle(packed, rows - mean)
     return packed
+
+
+def _set_triangle(packed: Tensor, rows: Tensor) -> None:
+    triangle = torch.linalg.qr(rows, mode="r").R
+    packed[1:, 1:] = 0
+    packed[1 : len(triangle) + 1, 1:] = triangle
 
 
 def merge_moments(stacked: Tensor) -> Tensor:
@@ -57,17 +63,24 @@ def merge_moments(stacked: Tensor) -> Tensor:
 def _add_moments(total: Tensor, part: Tensor) -> None:
     """Packed moments of another set, added in place."""
     n, m = float(total[0, 0]), float(part[0, 0])
+    if not m:
+        return
     delta = part[0, 1:] - total[0, 1:]
-    share = m / max(n + m, 1.0)
+    share = m / (n + m)
     total[0, 0] += m
     total[0, 1:] += delta * share
-    total[1:, 1:] += part[1:, 1:]
-    total[1:, 1:].addr_(delta, delta, alpha=n * share)
+    _set_triangle(total, torch.cat([total[1:, 1:], part[1:, 1:], (n * share) ** 0.5 * delta[None]]))
 
 
 def covariance(packed: Tensor) -> Tensor:
     """The covariance (d, d), divided by n - 1, of packed moments."""
-    return packed[1:, 1:] / (packed[0, 0] - 1)
+    return _gram(packed[1:, 1:]) / (packed[0, 0] - 1)
+
+
+def half(packed: Tensor) -> Tensor:
+    """F (d, r) with F F^T = the covariance (d, d) of packed moments; r is at most n."""
+    rank = min(len(packed) - 1, int(packed[0, 0]))
+    return packed[1 : rank + 1, 1:].mT / (packed[0, 0] - 1) ** 0.5
 
 
 def factor(matrix: Tensor, rank: int | None = None) -> Tensor:
@@ -100,7 +113,9 @@ def singular_values(first: Tensor, second: Tensor, ranks: tuple[int | None, int 
 def frechet_distance(mu1: Tensor, s1: Tensor, mu2: Tensor, s2: Tensor) -> Tensor:
     """Distance (a float64 scalar) of two Gaussians with means (d,) and covariances (d, d).
 
-    May come out below zero by rounding (of the order of 1e-13 of the variance); it is not clipped.
+    May come out below zero by rounding (of the order of 1e-13 of the variance); it is not clipped. A covariance in double
+    precision does not hold variances below 1e-16 of its largest, which may matter by 1e-8 of the distance where the other's is
+    large there: `frechet_from_samples` and `FrechetDistance` go by the rows themselves.
     """
     mu1, s1, mu2, s2 = (part.to(torch.float64) for part in (mu1, s1, mu2, s2))
     return (mu1 - mu2).square().sum() + s1.trace() + s2.trace() - 2 * singular_values(s1, s2).sum()
@@ -132,16 +147,33 @@ def _parts_of_moments(real: Tensor, fake: Tensor) -> Parts:
     quick = _quick_parts(real, fake)
     if quick is not None:
         return quick
-    s1, s2, ranks = covariance(real), covariance(fake), (int(real[0, 0]) - 1, int(fake[0, 0]) - 1)
-    return (real[0, 1:] - fake[0, 1:]).square().sum(), s1.trace(), s2.trace(), singular_values(s1, s2, ranks)
+    one, two = half(real), half(fake)
+    gap = (real[0, 1:] - fake[0, 1:]).square().sum()
+    return gap, one.square().sum(), two.square().sum(), torch.linalg.svdvals(one.mT @ two)
 
 
 def _quick_parts(real: Tensor, fake: Tensor) -> Parts | None:
     """The same by `quick_singular_values`, or None where rounding could matter."""
-    s1, s2 = covariance(real), covariance(fake)
-    if min(real[0, 0], fake[0, 0]) <= len(s1) or (found := quick_singular_values(s1, s2)) is None:
+    if min(real[0, 0], fake[0, 0]) < len(real):
         return None
-    gap, one, two = (real[0, 1:] - fake[0, 1:]).square().sum(), s1.trace(), s2.trace()
+    return _quick((real[0, 1:], covariance(real)), (fake[0, 1:], covariance(fake)))
+
+
+def _quick_parts_of_samples(real: Tensor, fake: Tensor) -> Parts | None:
+    """The same from rows (n, d); their scatter is good enough for what is regular."""
+    if min(len(real), len(fake)) <= real.shape[1]:
+        return None
+    means = [rows.mean(0) for rows in (real, fake)]
+    means = [mean + (rows - mean).mean(0) for rows, mean in zip((real, fake), means, strict=True)]
+    one, two = (_gram(rows - mean) / (len(rows) - 1) for rows, mean in zip((real, fake), means, strict=True))
+    return _quick((means[0], one), (means[1], two))
+
+
+def _quick(real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor]) -> Parts | None:
+    (mu1, s1), (mu2, s2) = real, fake
+    if (found := quick_singular_values(s1, s2)) is None:
+        return None
+    gap, one, two = (mu1 - mu2).square().sum(), s1.trace(), s2.trace()
     value = float(gap + one + two - 2 * found[0].sum())
     return (gap, one, two, found[0]) if 2 * found[1] <= CLOSE * value else None
 
@@ -230,9 +262,9 @@ class FrechetDistance(SetMetric):
             if self.store == "rows":
                 self.add(side, rows, ids)
             else:
-                new = moments(rows.reshape(-1, self.dim))
-                _add_moments(new, self._packed(side))  # into the new ones: the old may be the metric's default
-                setattr(self, f"{side}_moments", new)
+                self.add(side, rows)
+                if sum(map(len, getattr(self, side))) > self.dim:  # many at once: each folding costs a decomposition
+                    self._fold(side)
 
     def scores(self, draws: int, seed: int) -> tuple[dict[str, Score], dict[str, Rows | int]]:
         """See `FeatureMetric.scores`."""
@@ -248,21 +280,29 @@ class FrechetDistance(SetMetric):
         real, fake = sides["real"].values.cpu(), sides["fake"].values.cpu()
         n, m = self._counted(len(real), len(fake))
         parts = self._parts(real, fake)
-        value = self._allowed(n, m, *parts)
+        # Copies of a row add nothing to a covariance: the bias is that of the distinct ones.
+        value = self._allowed(*((n, m) if self.allow_bias else (distinct(real), distinct(fake))), *parts)
         if counts is None:
             return {self.name: (value, None)}
         weights = torch.from_numpy(counts)[:, sides["fake"].item.cpu()]
         return {self.name: (value, _resampled(moments(real), fake, weights))}
 
     def _parts(self, real: Tensor, fake: Tensor) -> Parts:
-        if max(len(real), len(fake)) > FEW * self.dim:
-            return _parts_of_moments(moments(real), moments(fake))
-        regular = min(len(real), len(fake)) > self.dim
-        return (_quick_parts(moments(real), moments(fake)) if regular else None) or _parts_of_samples(real, fake)
+        # Where the quick way may not be taken, the rows themselves are decomposed, which squares no condition number.
+        return _quick_parts_of_samples(real, fake) or _parts_of_samples(real, fake)
+
+    def _fold(self, side: str) -> None:
+        """Bring the rows that wait into the moments."""
+        setattr(self, f"{side}_moments", self._packed(side))
+        setattr(self, side, [])
 
     def _packed(self, side: str) -> Tensor:
-        state: Tensor = getattr(self, f"{side}_moments")
-        return state
+        """Moments of all rows, those that wait with them."""
+        state, waiting = getattr(self, f"{side}_moments"), getattr(self, side)
+        if not len(waiting):
+            return state  # type: ignore[no-any-return]
+        rows = torch.cat(list(waiting)) if isinstance(waiting, list) else waiting
+        return merge_moments(torch.stack([moments(rows), state.to(rows.device)]))
 
     def _counted(self, n: int, m: int) -> tuple[int, int]:
         if min(n, m) < 2:
@@ -272,6 +312,9 @@ class FrechetDistance(SetMetric):
     def _allowed(self, n: int, m: int, gap: Tensor, one: Tensor, two: Tensor, singular: Tensor) -> float:
         """The distance, or ValueError if too much of it is bias."""
         value, spread = float(gap + one + two - 2 * singular.sum()), float(one)
+        if not self.allow_bias and min(n, m, spread, float(two)) <= 0 or min(n, m) < 2:
+            what = "real" if spread <= 0 or n < 2 else "made"
+            raise ValueError(f"{self.name}: all {what} rows are the same, so that they have no covariance to compare")
         bias = frechet_bias(spread, float(two), n, m, singular)
         if self.allow_bias or bias <= self.max_bias * spread:
             return value
@@ -301,9 +344,8 @@ class FrechetDistance(SetMetric):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         made = json.dumps({"extractor": extractor, "weights": weights, "preprocessing": preprocessing})
-        save_file({"moments": self._packed("real").cpu().contiguous()}, f"{path}.part", metadata={"xmodal": made})
-        os.replace(f"{path}.part", path)
-        return path
+        content = {"triangle": self._packed("real").cpu().contiguous()}
+        return write_beside(path, lambda partial: save_file(content, partial, metadata={"xmodal": made}))
 
     def load_reference(self, path: str | Path, extractor: str, weights: str, preprocessing: str) -> Self:
         """Add the real side from a file of `save_reference`; raises ValueError if other features made it, or of another width."""
@@ -314,7 +356,7 @@ class FrechetDistance(SetMetric):
             raise FileNotFoundError(f"{path} does not exist: write it with FrechetDistance.save_reference")
         try:
             with safe_open(path, "pt") as file:
-                packed, made = file.get_tensor("moments"), json.loads((file.metadata() or {}).get("xmodal", "{}"))
+                packed, made = file.get_tensor("triangle"), json.loads((file.metadata() or {}).get("xmodal", "{}"))
         except (SafetensorError, ValueError) as error:
             raise ValueError(f"{path} is no reference ({error}): write it with FrechetDistance.save_reference") from error
         expected = {"extractor": extractor, "weights": weights, "preprocessing": preprocessing}
@@ -324,23 +366,30 @@ class FrechetDistance(SetMetric):
             raise ValueError(f"{path} holds moments, which cannot be joined with rows: construct with store='moments'")
         old = self._packed("real")
         self.real_moments = merge_moments(torch.stack([old, packed.to(old)]))
+        setattr(self, "real", [])  # noqa: B010  (mypy: a state of the base class)
         self._update_count += 1
         self._computed = None
         return self
 
 
+def distinct(rows: Tensor) -> int:
+    """How many rows (n, d) differ from each other by more than rounding in single precision."""
+    scale = rows.abs().amax().clamp(min=torch.finfo(rows.dtype).tiny)
+    rounded = np.ascontiguousarray((rows / scale * 2**21).round().add(0.0).numpy())
+    return len(np.unique(rounded.view(np.dtype((np.void, rounded.dtype.itemsize * rounded.shape[1])))))
+
+
 def _resampled(real: Tensor, fake: Tensor, weights: Tensor) -> np.ndarray:
     """Distances (b,) of packed moments to the rows (m, d) under each of the weights (b, m), in the quick one-sided form."""
-    rows = fake - real[0, 1:]
-    half = factor(covariance(real), int(real[0, 0]) - 1)
-    turned, lengths, spread = rows @ half, rows.square().sum(1), half.square().sum()
+    rows, root = fake - real[0, 1:], half(real)
+    turned, lengths, spread = rows @ root, rows.square().sum(1), root.square().sum()
     made = []
     for weight in weights:
         kept = weight > 0
         w = weight[kept]
         count = w.sum()
         mean = w @ rows[kept] / count
-        mixed = (turned[kept] - mean @ half) * (w / (count - 1)).sqrt()[:, None]
+        mixed = (turned[kept] - mean @ root) * (w / (count - 1)).sqrt()[:, None]
         gram = mixed @ mixed.T if len(mixed) < mixed.shape[1] else mixed.T @ mixed
         trace = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().sum()
         gap = mean.square().sum()

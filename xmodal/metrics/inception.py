@@ -18,12 +18,16 @@ def inception_score(logits: Tensor) -> Tensor:
     return (torch.xlogy(p, p) - torch.xlogy(p, marginal)).sum(-1).mean().exp()
 
 
+LEAST = 4  # rows a split
+
+
 class InceptionScore(SetMetric):
     """Mean and population std of the score over ``splits`` runs of the permuted rows. Higher is better.
 
     Rows are permuted by RandomState(``seed``) from their order by id (or by content, without ids), and split i holds the
     rows i n // splits to (i + 1) n // splits; with ids 0, 1, ... these are torch-fidelity's splits. The score is bounded by
-    the number of classes and by the rows of a split, so counts must agree before two scores are compared.
+    the number of classes and by the rows of a split, so counts must agree before two scores are compared. ``compute`` raises
+    ValueError below ``LEAST`` rows a split: a single row's score is 1 whatever it is, two of one kind each give about 1.8.
     """
 
     higher_is_better = True
@@ -52,8 +56,9 @@ class InceptionScore(SetMetric):
 
     def _splits(self, logits: Tensor) -> tuple[float, float]:
         n = len(logits)
-        if n < self.splits:
-            raise ValueError(f"IS: {n} rows cannot be cut into {self.splits} splits: give more rows, or construct with splits=1")
+        if n < LEAST * self.splits:
+            needed = f"needs {LEAST * self.splits}, {LEAST} a split"
+            raise ValueError(f"IS: {n} rows are too few for {self.splits} splits: it {needed}; give more, or take fewer splits")
         order = torch.from_numpy(np.random.RandomState(self.seed).permutation(n)).to(logits.device)
         parts = [logits[order[i * n // self.splits : (i + 1) * n // self.splits]] for i in range(self.splits)]
         made = np.array([float(inception_score(part)) for part in parts])

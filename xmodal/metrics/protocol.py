@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from xmodal.files import write_beside
 from xmodal.metrics.bootstrap import percentiles, replicate
 
 REDUCTIONS: dict[str, Callable[..., np.ndarray]] = {"mean": np.mean, "median": np.median}
@@ -74,13 +74,11 @@ class Result:
     scores: Mapping[str, Score]
 
     def save(self, path: str | Path) -> Path:
-        """Write JSON, under a temporary name first; returns the path."""
+        """Write JSON, whole or not at all; returns the path."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f"{path.name}.part")
-        scratch.write_text(json.dumps({"format": FORMAT, **_plain(asdict(self))}, indent=1, allow_nan=False) + "\n", "utf-8")
-        os.replace(scratch, path)
-        return path
+        text = json.dumps({"format": FORMAT, **_plain(asdict(self))}, indent=1, allow_nan=False) + "\n"
+        return write_beside(path, lambda partial: partial.write_text(text, "utf-8"))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from xmodal.data.pan import pan_of
 from xmodal.miniature import world
+
+JUDGED = ("waveform", "pixels", "name", "full_heard_caption")  # what judges of a clip read
 
 
 class Clips(Dataset[dict[str, Any]]):
@@ -138,6 +141,33 @@ class World(LightningDataModule):
         self.counts = {"train": train_count, "validation": val_count, "test": val_count}
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self._sets: dict[str, Dataset[dict[str, Any]]] = {}
+
+    def whole_clips(self) -> None:
+        """Give pictures, sounds and names themselves from now on, and no features of them: what makes and judges needs."""
+        self.parts = tuple(dict.fromkeys((*self.parts, *self.frozen_parts, *JUDGED)))
+        self.frozen_parts = ()
+        self._sets.clear()
+
+    def whole(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """A batch with ``id``, the names of its clips, and the caption of what a mono sound tells."""
+        return {
+            **batch, "id": [f"clip-{int(number):06d}" for number in batch["clip"]], "caption": batch["full_heard_caption"],
+        }  # fmt: skip
+
+    def keep(self, batch: Mapping[str, Any], folder: Path) -> list[dict[str, str]]:
+        """Write the pictures and sounds of a batch of `whole`, and return their rows of a manifest."""
+        import soundfile
+        from PIL import Image
+
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = []
+        for index, name in enumerate(batch["id"]):
+            soundfile.write(folder / f"{name}.wav", batch["waveform"][index].float().cpu().numpy(), world.sounds.SAMPLE_RATE)
+            pixels = batch["pixels"][index].float().cpu().clamp(0, 1).permute(1, 2, 0)
+            Image.fromarray((pixels * 255).round().byte().numpy()).save(folder / f"{name}.png")
+            row = {"id": name, "label": batch["name"][index], "text": batch["caption"][index]}
+            rows.append({**row, "audio": f"{name}.wav", "image": f"{name}.png"})
+        return rows
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         return self._loader("train", shuffle=True)

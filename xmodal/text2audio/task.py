@@ -58,6 +58,7 @@ class CLIPSonic(AdapterTask):
 
     adapter: MelNetwork
     pipeline_class = CLIPSonicPipeline
+    suite = "text2audio"
 
     def __init__(
         self,

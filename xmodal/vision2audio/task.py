@@ -9,16 +9,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
+from zlib import crc32
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from xmodal.adapter_task import AdapterTask
 from xmodal.data.pan import from_known_pan, known_pan
 from xmodal.foundation.base import AudioEncoder, AudioGenerator, ImageEncoder
 from xmodal.frozen import Feature, Frozen
 from xmodal.pipelines import join
+from xmodal.vision2audio.agreement import Agreement
 from xmodal.vision2audio.frames import Aggregation, aggregate, check_aggregation
 from xmodal.vision2audio.mapper import Mapper
 from xmodal.vision2audio.pipeline import V2AMapperOutput, V2AMapperPipeline
@@ -47,6 +48,7 @@ class V2AMapper(AdapterTask):
 
     adapter: Mapper
     pipeline_class = V2AMapperPipeline
+    suite = "vision2audio"
     predict_inputs = ("pixels",)  # what `PairedMedia` then gives: a manifest to predict from needs no sounds
 
     def __init__(
@@ -73,6 +75,7 @@ class V2AMapper(AdapterTask):
         if not isinstance(mapper, Mapper):
             raise TypeError(f"adapter must make a Mapper, not a {type(mapper).__name__}: see xmodal.vision2audio")
         self.adopt(mapper)
+        self.agreed = Agreement()
         self.defaults: dict[str, Any] = {
             "aggregation": aggregation, "frames": frames, "seconds": seconds, "guidance_scale": guidance_scale,
             "num_inference_steps": num_inference_steps,
@@ -170,20 +173,37 @@ class V2AMapper(AdapterTask):
             torch.manual_seed(0)
             return {"mapping": mapper.loss(source, target), **terms}
 
-    @torch.no_grad()
     def agreement(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Mean cosine of guesses with their own targets and with the next clip's; always guessing the mean scores alike."""
+        """Mean cosine of guesses with their own targets and with other clips'; always guessing the mean scores alike."""
+        found = Agreement()
+        self._agree(found, batch)
+        return found.compute()  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def _agree(self, found: Agreement, batch: Mapping[str, Any]) -> None:
+        """Add a batch of features; a guess depends on its clip's name alone."""
         source, target = self.pairs(batch)
-        guess = self.published.sample(source, generator=torch.Generator().manual_seed(0))
-        pairs = {"cosine": target, "cosine_shuffled": target.roll(len(target) // len(batch["audio_embedding"]), 0)}
-        return {name: F.cosine_similarity(guess, each.float(), dim=-1).mean() for name, each in pairs.items()}
+        clips = len(batch["audio_embedding"])
+        ids = batch["id"] if "id" in batch else batch["clip"].tolist() if "clip" in batch else None
+        if ids is not None and len(set(ids)) < len(ids):  # several samples of one clip
+            ids = [f"{name}/{list(ids[:place]).count(name)}" for place, name in enumerate(ids)]
+        noise: Any = torch.Generator().manual_seed(0)
+        if ids is not None:
+            seeds = [crc32(str(name).encode()) for name in ids for _ in range(len(source) // clips)]
+            noise = [torch.Generator().manual_seed(seed) for seed in seeds]
+        guess = self.published.sample(source, generator=noise)
+        found.update(guess.unflatten(0, (clips, -1)), target.unflatten(0, (clips, -1)), ids)
 
     def _step(self, batch: Any, stage: str) -> Tensor:
         batch = {**batch, **self.features(batch)}
-        if stage != "train" and len(batch["audio_embedding"]) > 1:
-            values = {f"{stage}/{name}": value for name, value in self.agreement(batch).items()}
-            self.log_dict(values, sync_dist=True, on_epoch=True, batch_size=len(batch["audio_embedding"]))
+        if stage != "train":
+            self._agree(self.agreed, batch)
         return super()._step(batch, stage)
+
+    def _log_means(self, stage: str) -> None:
+        super()._log_means(stage)
+        self.log_dict({f"{stage}/{name}": value for name, value in self.agreed.compute().items()})  # type: ignore[union-attr]
+        self.agreed.reset()
 
     def on_fit_start(self) -> None:
         """Raise ValueError where the data's sounds are not at the rate that the target hears."""
