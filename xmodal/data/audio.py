@@ -127,7 +127,9 @@ def resample(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
 def list_audio(paths: Iterable[str | Path]) -> list[Path]:
     """Return the sound and video files among ``paths`` and directly inside the folders among them, sorted by folder.
 
-    Hidden files of a folder are passed over. Raises FileNotFoundError for a path that does not exist, and ValueError where nothing is found.
+    Hidden files of a folder are passed over.
+
+    Raises FileNotFoundError for a path that does not exist, and ValueError where nothing is found.
     """
     found: list[Path] = []
     asked = [Path(path) for path in paths]
