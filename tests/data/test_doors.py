@@ -194,9 +194,8 @@ def test_readers_are_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
 
 def orientations() -> dict[int, Any]:
     turn = Image.Transpose
-    inverse = {2: turn.FLIP_LEFT_RIGHT, 3: turn.ROTATE_180, 4: turn.FLIP_TOP_BOTTOM, 5: turn.TRANSPOSE, 6: turn.ROTATE_90,
+    return {2: turn.FLIP_LEFT_RIGHT, 3: turn.ROTATE_180, 4: turn.FLIP_TOP_BOTTOM, 5: turn.TRANSPOSE, 6: turn.ROTATE_90,
                7: turn.TRANSVERSE, 8: turn.ROTATE_270}  # fmt: skip
-    return inverse
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "jpg", "tiff"])
