@@ -324,3 +324,26 @@ def test_a_cover_is_no_film(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"song.mp4 has no pictures: it is a sound with a cover"):
         load_frames(tmp_path / "song.mp4")
     assert load_audio(tmp_path / "song.mp4", RATE).shape == (2 * RATE,)
+
+
+def test_a_header_cannot_ask_for_more_memory_than_there_is(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros((10, 1)), 48000)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    channels, seconds = 512, 60
+    size = channels * 2 * 48000 * seconds
+    content[22:24], content[32:34] = channels.to_bytes(2, "little"), (channels * 2).to_bytes(2, "little")
+    content[28:32], content[40:44] = (channels * 96000).to_bytes(4, "little"), (size % 2**32).to_bytes(4, "little")
+    with (tmp_path / "a.wav").open("wb") as file:
+        file.write(content)
+        file.truncate(44 + size)  # a sparse file
+    with pytest.raises(ValueError, match="of memory"):
+        load_audio(tmp_path / "a.wav", RATE)
+
+
+def test_hours_of_compressed_sound_are_refused_without_decoding_them(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.ogg", tone(700.0, 8000), 8000)
+    with pytest.raises(ValueError, match="would give 700 s of sound, more than the limit of 600 s"):
+        load_audio(tmp_path / "a.ogg", RATE)
+    assert load_audio(tmp_path / "a.ogg", RATE, start=650, duration=1.0).shape == (RATE,)
+    with pytest.raises(ValueError, match=r"ends after 700.\d\d s"):
+        load_audio(tmp_path / "a.ogg", RATE, start=701)

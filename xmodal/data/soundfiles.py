@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xmodal.files import write_beside
+from xmodal.files import cannot_write, write_beside
 
 Make = Callable[[list[int], list[torch.Generator]], tuple[Any, int]]
 """``(numbers of the clips to make, a generator for each) -> (sounds (N, T) or (N, T, C), their rate in Hz)``."""
@@ -28,7 +28,10 @@ def write_sound(path: Path, sound: Any, sample_rate: int) -> Path:
     if not array.size or not np.isfinite(array).all():
         raise ValueError(f"{path} is not written: the sound of shape {array.shape} holds no samples, or some that are not finite")
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_beside(path, lambda partial: soundfile.write(partial, array, sample_rate, format="WAV"))
+    try:
+        return write_beside(path, lambda partial: soundfile.write(partial, array, sample_rate, format="WAV"))
+    except soundfile.LibsndfileError as error:  # it says "System error." of a full disk
+        raise cannot_write(path, OSError(error.error_string)) from error
 
 
 def write_missing(folder: Path, names: Sequence[str], make: Make) -> list[Path]:
