@@ -21,7 +21,7 @@ def _words(text: str) -> frozenset[str]:
 
 PARTIAL = ".partial"
 AUDIO = _words(
-    ".wav .wave .w64 .flac .ogg .oga .opus .mp3 .mp2 .m4a .m4b .aac .ac3 .aiff .aif .aifc .au .snd .caf .wma .mka .weba .amr"
+    ".wav .wave .w64 .aiff .aif .aifc .au .snd .caf .flac .ogg .oga .opus .mp3 .mp2 .m4a .m4b .aac .ac3 .wma .mka .weba .amr"
 )
 IMAGE = _words(".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .avif")
 VIDEO = _words(".mp4 .m4v .mov .qt .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .vob .wmv .asf .flv .f4v .3gp .3g2 .ogv")

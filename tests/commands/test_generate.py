@@ -157,3 +157,68 @@ def test_noise_follows_the_seed() -> None:
     first, again, other = (torch.randn(3, generator=generation._noise(2, seed)[1]) for seed in (0, 0, 5))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_one_bad_input_never_stops_the_others(
+    pipe: Any, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "check", lambda *_, **__: None)
+    monkeypatch.setattr(generation, "adapters_for", lambda *_, **__: [])
+    (pictures / "bad\x1b[31m.png").write_bytes(b"no picture")
+    (pictures / "._b.png").write_bytes(b"what macOS leaves")
+    (pictures / "note.txt").write_text("no picture either")
+    arguments = [str(pictures), "--to", "audio", "--steps", "2", "--seconds", "0.3", "-o", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stopped:
+        generation.main(arguments)
+    assert stopped.value.code == 1
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a dög.wav", "b.wav"}
+    said = capsys.readouterr().err
+    assert "1 inputs failed, 2 files were made" in said
+    assert "passed over in" in said
+    assert "\x1b" not in said
+    assert "is not a readable picture" in said
+    heard: list[str] = []
+    made = make(pictures, output=tmp_path / "again", failed=lambda asked, error: heard.append(asked.stem))
+    assert len(made) == 2
+    assert heard == ["bad\x1b[31m"]
+    with pytest.raises(ValueError, match="not a readable picture"):
+        make(pictures, output=tmp_path / "raised")
+
+
+def test_what_is_shorter_than_the_trained_length_is_cut_from_it(pipe: Any, pictures: Path, tmp_path: Path) -> None:
+    (whole,) = generation.generate([pictures / "b.png"], "audio", tmp_path / "whole", steps=2)
+    (part,) = generation.generate([pictures / "b.png"], "audio", tmp_path / "part", steps=2, audio_length_in_s=0.3)
+    (long, rate), (short, _) = soundfile.read(whole), soundfile.read(part)
+    assert len(short) == round(0.3 * rate) < len(long)
+    assert np.array_equal(short, long[: len(short)])
+
+
+def test_a_film_shorter_than_the_trained_length_is_cut_from_it(pipe: Any, tmp_path: Path) -> None:
+    from tests.data.test_video import write_video
+
+    write_video(tmp_path / "film.mp4", 0.5)
+    paths = list(generation.generate([tmp_path / "film.mp4"], "audio", tmp_path / "out", steps=2))
+    assert {path.name for path in paths} == {"film.mp4", "film.wav"}
+    made = pipe(
+        [str(tmp_path / "film.mp4")], num_inference_steps=2, generator=generation._noise(1, 0), num_waveforms_per_prompt=1
+    )
+    sound, rate = soundfile.read(tmp_path / "out" / "film.wav", dtype="float32")
+    assert len(sound) == round(0.5 * rate)
+    assert np.allclose(sound, made.audios[0][: len(sound)], atol=1e-4)
+
+
+def test_names_that_no_file_system_takes_are_refused_before_computing(pipe: Any, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / f"{'x' * 245}.png")
+    with pytest.raises(ValueError, match="more than files may have"):
+        make(tmp_path / f"{'x' * 245}.png", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert make("red " + "雨が降っている。" * 40, output=tmp_path / "out")[0].exists()
+
+
+def test_sounds_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
+    from xmodal.data.soundfiles import write_sound
+
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="not finite"):
+            write_sound(tmp_path / "a.wav", np.array([0.0, bad]), 16000)
+    assert not list(tmp_path.iterdir())

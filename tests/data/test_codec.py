@@ -8,11 +8,12 @@ import pytest
 import soundfile
 
 from tests.data.test_audio import RATE, tone, write_container
+from tests.data.test_doors import film_with_sound
 from tests.data.test_video import write_video
-from xmodal.data.audio import load_audio
-from xmodal.data.codec import codec_name
+from xmodal.data.audio import load_audio, read_samples
+from xmodal.data.codec import BACKENDS, codec_name
 from xmodal.data.module import decoders
-from xmodal.data.video import load_frames
+from xmodal.data.video import load_frames, video_span
 
 
 def works() -> bool:
@@ -86,3 +87,20 @@ def test_bad_files_get_one_sentence(tmp_path: Path) -> None:
 def test_it_is_part_of_the_key() -> None:
     assert decoders("torchcodec") != decoders()
     assert "torchcodec" in decoders("torchcodec")
+
+
+@needed
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+@pytest.mark.parametrize("late", [{"late_sound": 2.0}, {"late_pictures": 2.0}, {"offset": 10.0}])
+def test_both_share_one_clock(tmp_path: Path, suffix: str, late: dict[str, float]) -> None:
+    film = film_with_sound(tmp_path / f"a.{suffix}", **late)
+    end = video_span(film)[1]
+    times = [0.0, 0.3 * end, 0.5 * end, 0.9 * end]
+    ours, theirs = load_frames(film, times), load_frames(film, times, backend="torchcodec")
+    assert float((ours - theirs).abs().mean((1, 2, 3)).max()) <= 1 / 255
+    for start, duration in ((0.0, None), (0.4, 0.5), (2.3, 0.5)):
+        (here, rate), (there, other) = (read_samples(film, start, duration, backend=name) for name in BACKENDS)
+        assert rate == other
+        shared = min(len(here), len(there))
+        assert abs(len(here) - len(there)) <= 4096
+        assert float(abs(here[:shared] - there[:shared]).max()) <= 1e-3

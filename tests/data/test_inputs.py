@@ -18,7 +18,7 @@ from xmodal.files import AUDIO, IMAGE, VIDEO, is_file, is_folder, kind_of
 def test_a_name_tells_what_is_not_there() -> None:
     names = {"a.WAV": "audio", "b.jpg": "image", "c.mp4": "video", "d.gif": "image", "e.m4v": "video", "rain on a roof": "text"}
     assert {name: modality(name) for name in names} == names
-    assert not (AUDIO & IMAGE or AUDIO & VIDEO or IMAGE & VIDEO)
+    assert len(AUDIO | IMAGE | VIDEO) == len(AUDIO) + len(IMAGE) + len(VIDEO)
 
 
 def test_content_goes_before_the_name(tmp_path: Path) -> None:

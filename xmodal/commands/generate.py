@@ -191,20 +191,23 @@ def _waveforms(pipe: Any, asked: list[Asked], num: int, seed: int, options: dict
 
 def _one_by_one(make: Any, pipe: Any, asked: list[Asked], *rest: Any, failed: Failed | None) -> Iterator[tuple[Asked, list[Any]]]:
     """What ``make`` makes of each input; of those that it cannot make anything of, ``failed`` hears instead."""
-    done: set[Asked] = set()
-    try:
-        for each, made in make(pipe, asked, *rest):
-            done.add(each)
-            yield each, made
-    except (ValueError, OSError) as error:
-        left = [each for each in asked if each not in done]
-        if failed is None or not left:
-            raise
-        if len(left) == 1:
-            failed(left[0], error)
-            return
-        for each in left:
-            yield from _one_by_one(make, pipe, [each], *rest, failed=failed)
+    left, step = list(asked), len(asked)
+    while left:
+        some = left[:step]
+        try:
+            for each, made in make(pipe, some, *rest):
+                left.remove(each)
+                yield each, made
+            step = len(asked)
+        except (ValueError, OSError) as error:
+            if failed is None:
+                raise
+            if len(some) > 1:  # one of those that were made together: the next ones alone, until it is found
+                step = 1
+                continue
+            failed(some[0], error)
+            left.remove(some[0])
+            step = len(asked)
 
 
 def _write(target: Path, made: Any, asked: Asked, spectrogram: bool) -> Iterator[Path]:

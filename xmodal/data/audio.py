@@ -92,7 +92,7 @@ def read_samples(
     """Decode a sound as it is: samples (T, C) float32 and their rate, silent or not; errors as in `load_audio`."""
     check_backend(backend)
     _check_file(path)
-    if backend == "torchcodec":
+    if backend == "torchcodec" and start <= decoding.NEAR:
         return _read_by_codec(path, start, duration, longest)
     if (file := _plain(path)) is not None:
         with file:
@@ -127,7 +127,9 @@ def resample(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
 def list_audio(paths: Iterable[str | Path]) -> list[Path]:
     """Return the sound and video files among ``paths`` and directly inside the folders among them, sorted by folder.
 
-    Hidden files of a folder are passed over. Raises FileNotFoundError for a path that does not exist, and ValueError where nothing is found.
+    Hidden files of a folder are passed over.
+
+    Raises FileNotFoundError for a path that does not exist, and ValueError where nothing is found.
     """
     found: list[Path] = []
     asked = [Path(path) for path in paths]
@@ -286,10 +288,12 @@ def _read_by_codec(path: Path, start: float, duration: float | None, longest: fl
     _check_start(path, start, total)
     _check_length(path, total - start if duration is None else min(duration, total - start), longest)
     origin = _by_ffmpeg(path, lambda: decoding.origin(path))
-    stop = None if duration is None else start + duration
-    samples, rate, first = codec.read_samples(decoder, path, origin + start, None if stop is None else origin + stop)
-    late = max(0, round((first - origin - start) * rate))
-    if not len(samples) and not late:
+    stop = None if duration is None else origin + start + duration + decoding.GAP
+    # From the beginning: behind a seek of its own its samples are not those of the whole.
+    samples, rate, first = codec.read_samples(decoder, path, origin, stop)
+    skip = round(start * rate) - max(0, round((first - origin) * rate))
+    if not len(samples) and skip >= 0:
         raise ValueError(f"{path} is empty: its audio stream holds no samples")
-    samples = np.concatenate([np.zeros((late, samples.shape[1]), np.float32), samples])
-    return samples[: None if duration is None else round(duration * rate)], rate
+    if skip < 0:
+        samples = np.concatenate([np.zeros((-skip, samples.shape[1]), np.float32), samples])
+    return samples[max(skip, 0) :][: None if duration is None else round(duration * rate)], rate

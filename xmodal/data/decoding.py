@@ -85,7 +85,7 @@ class _Stretch:
     stop: float
     pieces: list[np.ndarray] = field(default_factory=list)
     rate: int = 0
-    first: float = 0.0  # when the first kept sample is heard
+    first: int = 0  # place of the first kept sample, in samples of the file's clock
     count: int = 0  # of kept samples
     whole: bool = False  # decoded to the end of the file
     announced: float = 0.0  # the end as a header that can be trusted gives it
@@ -98,6 +98,8 @@ class _Stretch:
         origin, packed = zero(self.container), is_packed(self.container)
         if self.container.format.name.split(",")[0] in ("mov", "flac") and stream.duration:
             self.announced = float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin
+        if packed:  # such a clock begins with the first sample, whatever its stamp says
+            origin = _first_time(self.path, origin)
         packets = self.container.demux(stream)
         try:
             if entry is not None and packed:
@@ -106,11 +108,11 @@ class _Stretch:
                 self.container.seek(int((entry + origin) / stream.time_base), stream=stream, backward=True)
             for time, piece, rate in _decoded(packets, packed, self.path):
                 if not self.rate:
-                    self.rate = rate
-                    self.first = time - origin if time is not None else (entry or 0.0)
-                    self.first = max(self.first, 0.0) if abs(self.first) < GAP else self.first
-                    if entry is not None and self.first > self.start - GAP:
+                    begin = time - origin if time is not None else (entry or 0.0)
+                    if entry is not None and begin > self.start - GAP:
                         return False
+                    self.rate = rate
+                    self.first = round((max(begin, 0.0) if abs(begin) < GAP else begin) * rate)
                 if self._add(piece, None if packed or time is None else time - origin):
                     return True
         except (av.FFmpegError, _Jump) as error:
@@ -118,7 +120,7 @@ class _Stretch:
                 return False
             if not self.rate:
                 raise
-            end = self.first + self.count / self.rate
+            end = (self.first + self.count) / self.rate
             raise ValueError(f"{self.path} is damaged: its sound cannot be decoded after {end:.2f} s ({error})") from error
         self.whole = True
         # Behind the end a seek may find nothing at all; only the beginning tells what there is.
@@ -126,7 +128,7 @@ class _Stretch:
 
     def cut(self, duration: float | None, longest: float) -> tuple[np.ndarray, int]:
         """The stretch itself: samples (T, C) and their rate."""
-        end = self.first + self.count / self.rate if self.rate else 0.0
+        end = (self.first + self.count) / self.rate if self.rate else 0.0
         if not self.rate:
             raise ValueError(f"{self.path} is empty: its audio stream holds no samples")
         if self.whole and end <= self.start:
@@ -136,7 +138,7 @@ class _Stretch:
         samples = np.concatenate(self.pieces, axis=1).T
         if self.whole and 0 < self.announced < end <= self.announced + PADDING / self.rate:
             samples = samples[: len(samples) - round((end - self.announced) * self.rate)]
-        skip = round((self.start - self.first) * self.rate)
+        skip = round(self.start * self.rate) - self.first
         wanted = len(samples) - skip if duration is None else round(duration * self.rate)
         if duration is None and wanted > longest * self.rate:
             raise _too_long(self.path, wanted / self.rate, longest)
@@ -148,17 +150,24 @@ class _Stretch:
         """Keep what may be heard; True where the stop is passed."""
         if self.pieces and len(piece) != len(self.pieces[0]):
             raise ValueError(f"{self.path} changes its number of channels in the middle: cut it there first")
-        missing = round((time - self.first) * self.rate) - self.count if time is not None else 0
+        missing = round(time * self.rate) - self.first - self.count if time is not None else 0
         if missing > GAP * self.rate:
-            missing = min(missing, round((self.stop + 1 - self.first) * self.rate))
+            missing = min(missing, round((self.stop + 1) * self.rate) - self.first)
             piece = np.concatenate([np.zeros((len(piece), missing), np.float32), piece], axis=1)
         self.pieces.append(piece)
         self.count += piece.shape[1]
         # What ends before the start is only counted, so that a late start costs no memory.
-        while len(self.pieces) > 1 and self.first + self.pieces[0].shape[1] / self.rate <= self.start - GAP:
+        while len(self.pieces) > 1 and self.first + self.pieces[0].shape[1] <= (self.start - GAP) * self.rate:
             gone = self.pieces.pop(0).shape[1]
-            self.first, self.count = self.first + gone / self.rate, self.count - gone
-        return self.first + self.count / self.rate > self.stop + 1
+            self.first, self.count = self.first + gone, self.count - gone
+        return self.first + self.count > (self.stop + 1) * self.rate
+
+
+def _first_time(path: Path, origin: float) -> float:
+    """The stamp (s) of the first sample that a file's decoder gives."""
+    with opened(path) as container:
+        frame = next(container.decode(stream_of(container, path)), None)
+        return origin if frame is None or frame.pts is None else float(frame.pts * frame.time_base)
 
 
 class _Jump(Exception):

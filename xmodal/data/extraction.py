@@ -29,7 +29,8 @@ def extract(
 
     Runs on the trainer's own processes (``devices``, ``num_nodes``): groups of clips are dealt to the ranks, each rank
     writes whole shards, and shards that are there already are passed over. A clip that cannot be read is recorded with
-    the reason and does not stop the rest; rows that are not valid are left out (`valid_rows` names them). Raises ValueError where nothing can be cached.
+    the reason and does not stop the rest; rows that are not valid are left out (`valid_rows` names them).
+    Raises ValueError where nothing can be cached.
     """
     if not isinstance(data, PairedMedia) or not features:
         what = f"{len(features)} features on {type(data).__name__}"

@@ -7,22 +7,31 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from xmodal.files import write_beside
+from xmodal.files import cannot_write, write_beside
 
 Make = Callable[[list[int], list[torch.Generator]], tuple[Any, int]]
 """``(numbers of the clips to make, a generator for each) -> (sounds (N, T) or (N, T, C), their rate in Hz)``."""
 
 
 def write_sound(path: Path, sound: Any, sample_rate: int) -> Path:
-    """Write a wav: array or tensor (T,), or (T, C), float32 in [-1, 1]. It appears under ``path`` when it is complete."""
+    """Write a wav: array or tensor (T,), or (T, C), float32 in [-1, 1]. It appears under ``path`` when it is complete.
+
+    Raises ValueError for samples that are not finite: a file would hold full scale in their place.
+    """
     import soundfile
 
-    array = sound.detach().cpu().numpy() if isinstance(sound, Tensor) else sound
+    array = sound.detach().float().cpu().numpy() if isinstance(sound, Tensor) else np.asarray(sound)
+    if not array.size or not np.isfinite(array).all():
+        raise ValueError(f"{path} is not written: the sound of shape {array.shape} holds no samples, or some that are not finite")
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_beside(path, lambda partial: soundfile.write(partial, array, sample_rate, format="WAV"))
+    try:
+        return write_beside(path, lambda partial: soundfile.write(partial, array, sample_rate, format="WAV"))
+    except soundfile.LibsndfileError as error:  # it says "System error." of a full disk
+        raise cannot_write(path, OSError(error.error_string)) from error
 
 
 def write_missing(folder: Path, names: Sequence[str], make: Make) -> list[Path]:

@@ -25,6 +25,9 @@ from xmodal.files import write_beside
 POLICIES = ("at", "key")
 AAC_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 FORWARD = 2.0  # s; so far ahead decoding on is cheaper than seeking
+INDEXED = ("mov", "matroska")
+GUESSED = ("avi", "mpeg")  # behind a seek these tell the times of B-frames by guessing
+NEAR = 60.0  # s; up to here films of those formats are decoded from their beginning
 STEPS_BACK = (0.0, 1.0, 5.0, 20.0, 60.0)  # s before a time where its key frame is looked for; then the file's beginning
 
 
@@ -80,7 +83,8 @@ def load_frames(path: str | Path, times: Sequence[float] | int = 1, policy: str 
         wanted = [begin + time for time in even_times(end - begin, times)] if isinstance(times, int) else list(times)
         if not wanted or not all(0 <= time < end + 1e-6 for time in wanted):
             raise ValueError(f"{path} lasts {end:.2f} s, but frames were asked for at {wanted or 'no time'}")
-        if backend == "torchcodec":
+        # In containers without an index torchcodec may land behind a time, and does not look back.
+        if backend == "torchcodec" and film.container.format.name.split(",")[0] in INDEXED:
             return read_frames(path, wanted, film.origin, begin).float() / 255
         frames = film.frames(wanted, policy)
     sizes = {frame.shape for frame in frames}
@@ -171,7 +175,8 @@ class Film:
         import av
 
         for back in (*STEPS_BACK, None):
-            if back is None or time - back <= self.span[0]:
+            guessed = self.container.format.name in GUESSED and self.stream.codec_context.has_b_frames
+            if back is None or time - back <= self.span[0] or (guessed and time <= NEAR):
                 break
             try:
                 self._skip("NONKEY" if policy == "key" else "DEFAULT")
@@ -198,7 +203,8 @@ class _Cursor:
         self.frames = (frame for frame in frames if not (sought and frame.is_corrupt))
         self.film, self.tick = film, float(film.stream.time_base)
         # Containers round times to their own ticks: half a tick, or a thousandth of a frame, early is still that frame.
-        self.slack = max(1e-3 / float(film.stream.average_rate or 25), 0.5 * self.tick)
+        shown = 1 / float(film.stream.average_rate or 25)
+        self.slack = max(1e-3 * shown, min(0.5 * self.tick, 0.05 * shown))
         self.time = self.next_time = film.span[0]
         self.frame = self._next()
         self.time = self.next_time
