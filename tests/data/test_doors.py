@@ -341,7 +341,9 @@ def test_a_header_cannot_ask_for_more_memory_than_there_is(tmp_path: Path) -> No
 
 
 def test_hours_of_compressed_sound_are_refused_without_decoding_them(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.ogg", tone(700.0, 8000), 8000)
+    with soundfile.SoundFile(tmp_path / "a.ogg", "w", 8000, 1) as file:
+        for _ in range(70):  # its encoder crashes on much at once
+            file.write(tone(10.0, 8000))
     with pytest.raises(ValueError, match="would give 700 s of sound, more than the limit of 600 s"):
         load_audio(tmp_path / "a.ogg", RATE)
     assert load_audio(tmp_path / "a.ogg", RATE, start=650, duration=1.0).shape == (RATE,)
