@@ -87,3 +87,27 @@ def test_size_budget(path: Path) -> None:
 
 def test_no_assert_in_the_package() -> None:
     assert [str(p) for p in FILES if any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(p.read_text())))] == []
+
+
+def test_no_circle_of_files_in_evaluation() -> None:
+    """Imports for types count, too."""
+    folder = ROOT / "evaluation"
+    arrows = {}
+    for path in folder.glob("*.py"):
+        found = {name.split(".")[2] for name in imports(ast.parse(path.read_text()), "") if name.startswith("xmodal.evaluation.")}
+        arrows[path.stem] = {name for name in found if (folder / f"{name}.py").is_file()}
+    while leaves := [name for name, targets in arrows.items() if not targets & arrows.keys()]:
+        for name in leaves:
+            del arrows[name]
+    assert arrows == {}
+
+
+def test_tasks_are_named_by_their_suites_alone() -> None:
+    """Outside its own package a task is named where the suites are, and nowhere else in the evaluation."""
+    named = [
+        path.name
+        for path in (ROOT / "evaluation").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in MODALITIES
+    ]
+    assert set(named) == {"__init__.py"}
