@@ -1,4 +1,4 @@
-"""A package outside the tree adds an encoder, an adapter, a task from text to picture, its pipeline and suite, a metric and a data
+"""A package outside the tree adds an encoder, an adapter, a task from text to picture, its pipeline and suite, a metric, a data
 set, and uses all of them from the command line, without one edited file of ours.
 """
 
@@ -17,13 +17,13 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 
 PACKAGE = {
-    "acme_words/__init__.py": '''
+    "acme_words/__init__.py": """
 from acme_words.task import Paint
 from acme_words.pipeline import PaintPipeline
 PIPELINES = {"Paint": "PaintPipeline"}
-''',
+""",
     # A foundation model: one file, found through its entry point.
-    "acme_words/letters.py": '''
+    "acme_words/letters.py": """
 import torch
 from xmodal.foundation.base import Card, TextEncoder
 
@@ -37,8 +37,8 @@ class Letters(TextEncoder):
         return torch.tensor(rows, dtype=torch.float32)
 
 CARDS = {"latin": Card("package:", {}, "Apache-2.0", True, "acme", 0, dim=26)}
-''',
-    "acme_words/pipeline.py": '''
+""",
+    "acme_words/pipeline.py": """
 from dataclasses import dataclass
 from typing import Any
 import torch
@@ -83,7 +83,7 @@ class PaintPipeline(Pipeline):
         with self.evaluating():
             colours = (self.adapter(self.reader.embed(texts)) * 255).round().byte().tolist()
         return Pictures([Image.new("RGB", (16, 16), tuple(colour)) for colour in colours for _ in range(num_images_per_prompt)])
-''',
+""",
     "acme_words/task.py": '''
 from collections.abc import Callable
 import torch
@@ -139,11 +139,11 @@ class Words(LightningDataModule):
         return self.train_dataloader()
 ''',
     # A data set: one function, found through its entry point.
-    "acme_words/colours.py": '''
+    "acme_words/colours.py": """
 def colours(source, found):
     for path in sorted(source.glob("*.png")):
         yield {"id": path.stem, **found.media({"image": path}), "label": path.stem, "text": path.stem}
-''',
+""",
     "acme_words-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: acme-words\nVersion: 1\n",
     "acme_words-1.dist-info/entry_points.txt": (
         "[xmodal.foundation]\nletters = acme_words.letters\n[xmodal.datasets]\nacme-colours = acme_words.colours:colours\n"

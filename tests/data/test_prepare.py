@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from xmodal.data.manifest import Row, read_manifest
-from xmodal.data.prepare import clip_key, prepare
+from xmodal.data.prepare import prepare
+from xmodal.data.sets.vggsound import clip_key
 
 
 def tree(root: Path, *names: str, **texts: str) -> Path:
@@ -208,7 +209,7 @@ def test_names_that_are_not_utf8_are_said(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_prepared(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no data set kind 'vgg': known are folder"):
+    with pytest.raises(ValueError, match="no data set kind 'vgg': known are audiocaps"):
         prepare("vgg", tmp_path, tmp_path / "m.jsonl")
     with pytest.raises(ValueError, match="nothing of kind 'folder' was found"):
         prepare("folder", tmp_path, tmp_path / "m.jsonl")

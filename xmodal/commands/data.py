@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xmodal.commands.terminal import printable, progress, refuse_rows
+from xmodal.data.sets import kinds
 
 APART = (
     "clips of several folders have one stem and are clips of their own (files meet in one folder, or in folders named audio, "
     "frames, video and the like)"
 )
-KINDS = ("folder", "class-folders", "vggsound", "audiocaps", "clotho", "music", "imagehear", "webdataset")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = ArgumentParser("xmodal data", description="Manifests: made from data sets as they lie on disk, and audited.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     prepare = commands.add_parser("prepare", help="write the manifest of a folder or a public data set")
-    prepare.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
+    prepare.add_argument("kind", choices=kinds(), metavar="KIND", help=", ".join(kinds()))
     prepare.add_argument("source", type=Path, metavar="FOLDER", help="where the data set lies")
     prepare.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: FOLDER/manifest.jsonl")
     for split in ("validation", "test"):

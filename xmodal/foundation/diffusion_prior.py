@@ -24,16 +24,8 @@ from xmodal.foundation.base import Card, Prior, find_card
 from xmodal.foundation.original_names import read_library_state, version_ignored
 from xmodal.frozen import Frozen
 from xmodal.registry.cards import any_card, locate
-from xmodal.registry.checkpoint import (
-    assign,
-    only_tensors,
-    read_folder,
-    read_module,
-    read_pickle,
-    read_scheduler,
-    unfilled,
-    write_folder,
-)
+from xmodal.registry.checkpoint import assign, only_tensors, read_folder, read_module, read_pickle, read_scheduler, unfilled
+from xmodal.registry.checkpoint import write_folder as write
 
 HUB = "https://huggingface.co"
 
@@ -120,7 +112,7 @@ def save(prior: DiffusionPrior, folder: Path, dtype: torch.dtype | None = None) 
     diffusion = {"timesteps": prior.diffusion.timesteps, "schedule": prior.diffusion.schedule}
     switches = {"drop_noisy": prior.drop_noisy, "reads_tokens": prior.reads_tokens}
     config = {"class": "DiffusionPrior", "network": asdict(prior.network.config), "diffusion": diffusion, **switches}
-    return write_folder(folder, config, prior.network.state_dict(), dtype)
+    return write(folder, config, prior.network.state_dict(), dtype)
 
 
 def import_checkpoint(file: Path, folder: Path) -> Path:
@@ -345,7 +337,7 @@ class _Baseline(Identity):
 
     def save(self, folder: Path) -> Path:
         """Write config.json and model.safetensors, float32; returns the folder."""
-        return write_folder(folder, {"class": type(self).__name__, **self.sizes}, self.net.state_dict(), None)
+        return write(folder, {"class": type(self).__name__, **self.sizes}, self.net.state_dict(), None)
 
     def sample(self, text_embedding: Tensor, **options: Any) -> Tensor:
         """(B, d) -> (B, d), normalised; options of other priors are ignored."""
