@@ -11,8 +11,10 @@ from PIL import Image
 
 from tests.data.test_audio import RATE, tone, write_container
 from tests.data.test_video import write_video
-from xmodal.data.inputs import modality, queries, slug, sounds
+from xmodal.data.inputs import modality, read, slug
 from xmodal.files import AUDIO, IMAGE, VIDEO, is_file, is_folder, kind_of
+
+QUERIES = ("image", "video", "text")
 
 
 def test_a_name_tells_what_is_not_there() -> None:
@@ -68,7 +70,7 @@ def test_no_word_is_too_odd_to_be_asked(word: object) -> None:
 
 def test_long_texts_are_texts_and_have_short_names() -> None:
     texts = ["rain " * 100, "雨が降っている。" * 30, "a\0b", "x" * 300]
-    for each in queries(texts):
+    for each in read(texts, QUERIES):
         assert each.modality == "text"
         assert 0 < len(each.stem.encode()) <= 100
     assert slug("rain on a roof") == "rain-on-a-roof"
@@ -83,9 +85,9 @@ def test_folders_pass_over_what_is_hidden_and_count_what_is_not_media(tmp_path: 
         (tmp_path / name).write_text("x")
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "c.tif")
     said: list[str] = []
-    assert [each.stem for each in sounds([tmp_path], said.append)] == ["a", "b", "without"]
+    assert [each.stem for each in read([tmp_path], ["audio"], said.append)] == ["a", "b", "without"]
     assert said == [f"passed over in {tmp_path}: 2 .txt, 1 .tif, 1 .ts"]
-    assert [each.stem for each in queries([tmp_path])] == ["c"]
+    assert [each.stem for each in read([tmp_path], QUERIES)] == ["c"]
     assert "but 2 .txt" in str(_refused(tmp_path))
 
 
@@ -93,15 +95,15 @@ def _refused(folder: Path) -> ValueError:
     for path in [*folder.glob("*.wav"), folder / "without", *folder.glob("*.caf")]:
         path.unlink()
     with pytest.raises(ValueError, match="there are no sound files") as caught:
-        sounds([folder])
+        read([folder], ["audio"])
     return caught.value
 
 
 def test_texts_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_bytes("\ufeffa bell\nrain\n\na bell\n".encode())
-    assert [each.content for each in queries([tmp_path / "texts.txt"])] == ["a bell", "rain"]
+    assert [each.content for each in read([tmp_path / "texts.txt"], QUERIES)] == ["a bell", "rain"]
     (tmp_path / "texts.txt").write_bytes(b"caf\xe9\n")
     with pytest.raises(ValueError, match=r"texts.txt is not text in UTF-8 .* at byte 3"):
-        queries([tmp_path / "texts.txt"])
+        read([tmp_path / "texts.txt"], QUERIES)
     with pytest.raises(FileNotFoundError, match="no file of texts"):
-        queries([tmp_path / "none.txt"])
+        read([tmp_path / "none.txt"], QUERIES)

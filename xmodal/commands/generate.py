@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from xmodal.commands.terminal import COMMERCIAL, check, consent, finite, positive, printable, seconds, trust
-from xmodal.data.inputs import Asked, queries, sounds
+from xmodal.data.inputs import Asked, read
 from xmodal.files import write_beside
-from xmodal.routes import pipeline, route
+from xmodal.registry.adapters import find
+from xmodal.routes import kind_of, pipeline, route, ways
 
 LONGEST_NAME = 255 - 24  # bytes of a file's name that file systems take, less what an unfinished file has in front
 AT_ONCE = 8  # sounds made in one call; each has its own noise, so the number changes nothing but the speed
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
     consent(options["trust"])
     from xmodal.registry.recipe import of_adapter
 
-    for name in adapters_for(options["inputs"], options["to"], options["adapter"]):
+    for name in adapters_for(options["inputs"], options["to"], options["adapter"], options["trust"]):
         check(of_adapter(name), commercial)
     failures: list[str] = []
 
@@ -110,7 +111,7 @@ def generate(
     """
     if to not in ("image", "audio"):
         raise ValueError(f"cannot make {to!r}: image and audio can be made")
-    asked = sounds(inputs, say) if to == "image" else queries(inputs, say)
+    asked = read(inputs, _taken(to, adapter, trust), say)
     _check_stems(asked)
     failed = failed if len(asked) > 1 else None  # there is nothing else to go on with
     folder = Path(output)
@@ -141,11 +142,21 @@ def generate(
                 failed(each, error)
 
 
-def adapters_for(inputs: Sequence[str | Path], to: str, adapter: str | None = None) -> list[str]:
-    """Names of the adapters that `generate` would load, found without a heavy import; raises where there is no way."""
-    if to == "image":
-        return [adapter or route(to)]
-    return list(dict.fromkeys(adapter or route(to, each.modality) for each in queries(inputs)))
+def adapters_for(inputs: Sequence[str | Path], to: str, adapter: str | None = None, trust: bool = False) -> list[str]:
+    """Names of the adapters that `generate` would load, found without building any; raises where there is no way."""
+    if adapter is not None:
+        return [adapter]
+    return list(dict.fromkeys(route(to, each.modality) for each in read(inputs, _taken(to, adapter, trust))))
+
+
+def _taken(to: str, adapter: str | None, trust: bool) -> tuple[str, ...]:
+    """What can be handed in: what the adapter takes, or any of those that lead there."""
+    if adapter is None:
+        return tuple(dict.fromkeys(source for source, made in ways() if made == to))
+    kind: Any = kind_of(find(adapter), trust)
+    if kind.makes != to:
+        raise ValueError(f"the adapter {adapter} makes {kind.makes or 'nothing'} of {', '.join(kind.takes)}, not {to}")
+    return kind.takes
 
 
 def _names(asked: Asked, num: int, suffix: str) -> list[str]:

@@ -11,6 +11,12 @@ from pathlib import Path
 from xmodal.files import KINDS, is_file, is_folder, kind_of, media_in, passed_over, suffix_of
 
 LONGEST_SLUG = 80  # bytes
+NAMES = {
+    "audio": ("sound", "sound files"),
+    "image": ("picture", "pictures"),
+    "video": ("video", "videos"),
+    "text": ("text", "texts"),
+}
 Say = Callable[[str], None]
 
 
@@ -40,36 +46,20 @@ def modality(asked: str | Path) -> str:
     return kind
 
 
-def sounds(inputs: Sequence[str | Path], say: Say | None = None) -> list[Asked]:
-    """Sounds and videos, and folders of them; ``say`` hears what is passed over in folders.
+def read(inputs: Sequence[str | Path], takes: Sequence[str], say: Say | None = None) -> list[Asked]:
+    """Files, folders of them, texts, and files with a text on every line, of the modalities that are taken.
 
-    Raises FileNotFoundError or ValueError for what is no sound.
+    Where sounds are taken and no videos, a video stands for its sound. ``say`` hears what is passed over in folders. Raises
+    FileNotFoundError or ValueError for what is not there, is empty, or is not taken.
     """
-    found: list[Asked] = []
-    for item in inputs:
-        if is_folder(item):
-            files = _in_folder(Path(item), ("audio", "video", "container"), "sound files", say)
-            found += [Asked("audio", file, file.stem) for file in files]
-        elif not is_file(item):
-            raise FileNotFoundError(f"there is no sound file {str(item)!r}")
-        elif modality(item) == "image":
-            raise ValueError(f"{item} is a picture, not a sound: there is no way from image to image")
-        else:
-            found.append(Asked("audio", Path(item), Path(item).stem))
-    return found
-
-
-def queries(inputs: Sequence[str | Path], say: Say | None = None) -> list[Asked]:
-    """Pictures, videos, folders of them, texts, and files with a text on every line; ``say`` and errors as in `sounds`."""
     found: list[Asked] = []
     for item in map(str, inputs):
         if is_folder(item):
-            files = _in_folder(Path(item), ("image", "video", "container"), "pictures or videos", say)
-            found += [Asked(_kind_in_folder(file), file, file.stem) for file in files]
-        elif suffix_of(item) == ".txt":
+            found += [Asked(_as(_kind_in_folder(file), takes), file, file.stem) for file in _in_folder(Path(item), takes, say)]
+        elif suffix_of(item) == ".txt" and "text" in takes:
             found += [Asked("text", line, slug(line)) for line in _lines(Path(item))]
         else:
-            found.append(_query(item))
+            found.append(_one(item, takes))
     return found
 
 
@@ -85,17 +75,24 @@ def slug(text: str) -> str:
     return f"{short.strip('-')}-{crc32(text.encode(errors='replace')):08x}".lstrip("-")
 
 
-def _query(item: str) -> Asked:
+def _one(item: str, takes: Sequence[str]) -> Asked:
     kind = modality(item)
-    if kind == "audio":
-        raise ValueError(f"{item} is a sound: there is no way from audio to audio, give pictures, videos or texts")
-    if kind == "text":
+    if kind == "text" and "text" in takes:
         if not item.strip():
-            raise ValueError("a text to make a sound of is empty: say what should be heard")
+            raise ValueError("a text to make something of is empty: say what is asked for")
         return Asked("text", item, slug(item))
     if not is_file(item):
-        raise FileNotFoundError(f"there is no {'picture' if kind == 'image' else kind} {item!r}")
-    return Asked(kind, Path(item), Path(item).stem)
+        what = NAMES[next(each for each in takes if each != "text") if kind == "text" else kind][0]
+        raise FileNotFoundError(f"there is no {what} file {item!r}")
+    if _as(kind, takes) not in takes:
+        wanted = " or ".join(NAMES[each][1] for each in takes)
+        raise ValueError(f"{item} is a {NAMES[kind][0]}, and nothing can be made of it here: give {wanted}")
+    return Asked(_as(kind, takes), Path(item), Path(item).stem)
+
+
+def _as(kind: str, takes: Sequence[str]) -> str:
+    """The modality as which a file is taken."""
+    return "audio" if kind == "video" and "video" not in takes and "audio" in takes else kind
 
 
 def _lines(path: Path) -> list[str]:
@@ -111,9 +108,11 @@ def _lines(path: Path) -> list[str]:
     return list(dict.fromkeys(filter(None, lines)))
 
 
-def _in_folder(folder: Path, kinds: Sequence[str], what: str, say: Say | None) -> list[Path]:
+def _in_folder(folder: Path, takes: Sequence[str], say: Say | None) -> list[Path]:
+    kinds = [each for each in takes if each != "text"] + ["container"] + (["video"] if "audio" in takes else [])
     found, others = media_in(folder, kinds)
     if not found:
+        what = " or ".join(NAMES[each][1] for each in takes if each != "text") or "files of texts"
         raise ValueError(f"there are no {what} in {folder}" + _besides(others))
     if others and say is not None:
         say(f"passed over in {folder}: {passed_over(others)}")
