@@ -64,6 +64,25 @@ def test_bad_calls(pipe: AudioTokenPipeline, options: dict[str, object], message
         pipe(BELL, **options)
 
 
+def test_an_array_in_any_layout_is_the_file_that_it_was_read_from(pipe: AudioTokenPipeline) -> None:
+    dog = ROOT / "examples" / "sounds" / "dog.wav"
+    expected = pipe.encode(dog)
+    for kind in ("float32", "float64", "int16", "int32"):
+        array, rate = soundfile.read(dog, dtype=kind, always_2d=True)
+        for given in (array, array.T, torch.from_numpy(array)):
+            found = pipe.encode([given], sampling_rate=rate)
+            assert torch.allclose(found, expected, atol=1e-2 * float(expected.abs().max())), (kind, given.shape)
+    for bad, message in ((np.zeros((8000, 2)), "silent"), (np.full(8000, np.nan), "finite"), (np.ones(1), "at least 0.2 s")):
+        with pytest.raises(ValueError, match=message):
+            pipe.encode([bad], sampling_rate=16000)
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_guidance_that_is_no_number(pipe: AudioTokenPipeline, scale: float) -> None:
+    with pytest.raises(ValueError, match="guidance_scale must be a finite number"):
+        pipe(BELL, guidance_scale=scale)
+
+
 def test_a_waveform_needs_its_rate(pipe: AudioTokenPipeline) -> None:
     with pytest.raises(ValueError, match="sampling_rate"):
         pipe(torch.zeros(40000))
