@@ -24,14 +24,14 @@ ALLOWED: dict[str, set[str]] = {
     "task": {"frozen", "pipelines", "registry"},
     "adapter_task": {"task", "pipelines", "registry", "files", "foundation.base"},
     **{
-        name: {name, "_lazily", "adapter_task", "pipelines", "frozen", "files", "diffusion", "data", "metrics"}
-        | {"foundation.base", "foundation.mel", "registry.checkpoint"}
+        name: {name, "adapter_task", "pipelines", "frozen", "files", "diffusion", "data", "metrics"}
+        | {"foundation.base", "foundation.mel", "registry.checkpoint", "registry.lazy"}
         for name in MODALITIES
     },
     "routes": {"pipelines", "adapter_task", "registry"},
     "evaluation": {"evaluation", "metrics", "data", "files", "registry", "task", "foundation.base"},
-    "miniature": {"miniature", "_lazily", "foundation", "task", "frozen", "files", "data", "diffusion", "metrics"}
-    | {"registry.adapters"},
+    "miniature": {"miniature", "foundation", "task", "frozen", "files", "data", "diffusion", "metrics"}
+    | {"registry.adapters", "registry.lazy"},
     "commands": {"", "commands", "routes", "adapter_task", "task", "registry", "data", "files", "evaluation", "miniature"},
     "__init__": {"registry", "routes"},
     "__main__": {"", "commands"},

@@ -5,7 +5,6 @@ Names are looked up on first use, so that ``import xmodal`` costs nothing and lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +16,13 @@ if TYPE_CHECKING:
     from xmodal.routes import pipeline
 
 
-def _lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a package's ``__getattr__``: a name's module, below the package, is imported when the name is first asked for."""
-
-    def look_up(name: str) -> Any:
-        if name not in homes:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}; public names: {', '.join(sorted(homes))}")
-        return getattr(import_module(f"{package}.{homes[name]}"), name)
-
-    return look_up
+_HOMES = {"pipeline": "xmodal.routes", "load": "xmodal.registry.models", "available": "xmodal.registry.models"}
 
 
-__getattr__ = _lazily("xmodal", {"pipeline": "routes", "load": "registry.models", "available": "registry.models"})
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'xmodal' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

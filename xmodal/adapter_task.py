@@ -129,6 +129,7 @@ class AdapterTask(Averaged):
         missing = [row for row, path in enumerate(targets) if not path.exists()]
         if missing:
             made = self.make(batch, missing, [torch.Generator().manual_seed(crc32(names[row].encode())) for row in missing])
+            self.predictions.mkdir(parents=True, exist_ok=True)
             for number, row in enumerate(missing):
                 made.save(number, targets[row])
         return targets

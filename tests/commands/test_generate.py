@@ -112,7 +112,7 @@ def test_a_video_gets_its_sound(pipe: Any, tmp_path: Path) -> None:
     [
         (["no-such.png"], {}, "no-such.png"),
         (["  "], {}, "is empty"),
-        (["sound.wav"], {}, "no way from audio to audio"),
+        (["sound.wav"], {}, "is a sound, of which nothing can be made here"),
         (["empty.txt"], {}, "holds no text"),
         (["red"], {"strength": 1}, "no option strength"),
         (["red"], {"audio_length_in_s": -1.0}, "audio_length_in_s must be above 0"),

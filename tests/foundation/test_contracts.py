@@ -126,6 +126,22 @@ def generate(tower: Any, seed: int = 5) -> Tensor:
     return tower(mel) if isinstance(tower, Vocoder) else tower.decode(tower.encode(mel))
 
 
+# ---- what comes in
+
+
+@pytest.mark.parametrize(("model", "kind"), towers(AudioEncoder, ImageEncoder))
+def test_odd_numbers_are_refused(model: str, kind: str) -> None:
+    tower = shared(model, kind)
+    good = inputs(tower, 1)
+    broken, scale = good.clone(), 32768 if isinstance(tower, AudioEncoder) else 255
+    broken[0, -1] = float("nan")
+    cases = {"takes float": (good * scale).to(torch.int32), "NaN": broken, "scale them first": good.abs().clamp(min=0.1) * scale}
+    for message, value in cases.items():
+        for name in ("embed", "tokens") if isinstance(tower, AudioEncoder) else ("embed",):
+            with pytest.raises(ValueError, match=message):
+                getattr(tower, name)(value)
+
+
 # ---- what callers read
 
 

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 
 import xmodal
 from xmodal.__main__ import main
-from xmodal.registry.adapters import built_in, checkpoints, find
+from xmodal.registry.adapters import built_in, checkpoints, find, parts_of
 from xmodal.registry.build import Builder, parameters
-from xmodal.registry.recipe import of_adapter, parse
+from xmodal.registry.recipe import parse
 
 ROOT = Path(__file__).parent.parent.parent
 SHIPPED = built_in()["v2a-regression-mini"]
@@ -162,7 +162,7 @@ def test_a_name_is_found_once(tmp_path: Path) -> None:
     assert all(torch.equal(value, averaged[f"average.{name}"]) for name, value in found.weights().items())
     with pytest.raises(ValueError, match="did you mean 'v2a-mini'"):
         find("v2a-mni")
-    for odd in ("x" * 5000, "a\0b", "../" * 3):
+    for odd in ("x" * 5000, "a\0b", "no/such/place/at/all"):
         with pytest.raises((ValueError, FileNotFoundError)):
             find(odd)
 
@@ -201,7 +201,7 @@ def test_a_foreign_recipe_starts_no_download(tmp_path: Path) -> None:
     assert "weights" not in options
     assert "optimizer" not in options
     assert parse(changed(ask), "a recipe") == section
-    assert [each.name for each in of_adapter("v2a-regression-mini")] == ["clip:mini", "clap:mini", "audioldm:mini"]
+    assert [each.name for each in parts_of("v2a-regression-mini")] == ["clip:mini", "clap:mini", "audioldm:mini"]
 
 
 def test_options_are_those_of_the_classes_above_too() -> None:

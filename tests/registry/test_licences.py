@@ -10,6 +10,7 @@ import pytest
 from xmodal.__main__ import main, run
 from xmodal.registry import licences
 from xmodal.registry import recipe as parts
+from xmodal.registry.adapters import parts_of
 from xmodal.registry.cards import Card
 from xmodal.registry.modelcard import model_card
 
@@ -154,9 +155,9 @@ def test_a_checkpoint_says_its_parts(tmp_path: Path) -> None:
 
     folder = adapter(tmp_path / "mine", "huge")
     torch.save({"recipe": (folder / "recipe.yaml").read_text(), "state_dict": {}}, tmp_path / "last.ckpt")
-    assert [part.name for part in parts.of_adapter(str(tmp_path / "last.ckpt"))] == ["imagebind:huge"]
+    assert [part.name for part in parts_of(str(tmp_path / "last.ckpt"))] == ["imagebind:huge"]
     with pytest.raises(ValueError, match="'no-such-adapter' is neither a built-in adapter nor a path"):
-        parts.of_adapter("no-such-adapter")
+        parts_of("no-such-adapter")
 
 
 def test_an_adapter_on_the_hub_is_looked_at_first(

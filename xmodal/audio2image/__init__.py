@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from xmodal import _lazily
+from xmodal.registry.lazy import lazily
 
 if TYPE_CHECKING:
     from xmodal.audio2image.embedder import AudioTokenEmbedder, MeanPoolEmbedder
@@ -19,4 +19,4 @@ _HOMES = {
     "MeanPoolEmbedder": "embedder",
 }
 __all__ = [*_HOMES]  # noqa: PLE0604
-__getattr__ = _lazily(__name__, _HOMES)
+__getattr__ = lazily(__name__, _HOMES)

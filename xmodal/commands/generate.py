@@ -54,10 +54,10 @@ def main(arguments: Sequence[str]) -> None:
     options["audio_length_in_s"] = options.pop("seconds")
     commercial = options.pop("commercial")
     consent(options["trust"])
-    from xmodal.registry.recipe import of_adapter
+    from xmodal.registry.adapters import parts_of
 
     for name in adapters_for(options["inputs"], options["to"], options["adapter"], options["trust"]):
-        check(of_adapter(name), commercial)
+        check(parts_of(name), commercial)
     failures: list[str] = []
 
     def failed(asked: Asked, error: Exception) -> None:

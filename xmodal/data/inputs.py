@@ -81,12 +81,12 @@ def _one(item: str, takes: Sequence[str]) -> Asked:
         if not item.strip():
             raise ValueError("a text to make something of is empty: say what is asked for")
         return Asked("text", item, slug(item))
+    if kind != "text" and _as(kind, takes) not in takes:
+        wanted = " or ".join(NAMES[each][1] for each in takes)
+        raise ValueError(f"{item} is a {NAMES[kind][0]}, of which nothing can be made here: give {wanted}")
     if not is_file(item):
         what = NAMES[next(each for each in takes if each != "text") if kind == "text" else kind][0]
         raise FileNotFoundError(f"there is no {what} file {item!r}")
-    if _as(kind, takes) not in takes:
-        wanted = " or ".join(NAMES[each][1] for each in takes)
-        raise ValueError(f"{item} is a {NAMES[kind][0]}, and nothing can be made of it here: give {wanted}")
     return Asked(_as(kind, takes), Path(item), Path(item).stem)
 
 

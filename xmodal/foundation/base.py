@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from xmodal.frozen import Frozen
@@ -18,6 +20,49 @@ __all__ = [
     "Adapter", "AudioEncoder", "AudioGenerator", "Card", "Classifier", "Encoder", "ImageEncoder", "ImageGenerator",
     "MelAutoencoder", "Prior", "TextEncoder", "Vocoder", "find_card",
 ]  # fmt: skip
+
+
+LOUDEST, BRIGHTEST = 32.0, 2.0  # numbers beyond are integers that nobody scaled
+GUARDED = ("embed", "tokens", "class_logits", "embed_and_classify")
+
+
+def _guarded(kind: type, check: Callable[[str, Any], None]) -> None:
+    """Let the methods that a class defines refuse what is not of the contract's kind, before they compute."""
+    for name in GUARDED:
+        method = vars(kind).get(name)
+        if not callable(method) or getattr(method, "__isabstractmethod__", False):
+            continue
+
+        def guarded(self: Any, inputs: Any, *rest: Any, method: Callable[..., Any] = method, **named: Any) -> Any:
+            if not torch.compiler.is_compiling():
+                check(type(self).__name__, inputs)
+            return method(self, inputs, *rest, **named)
+
+        setattr(kind, name, wraps(method)(guarded))
+
+
+def _check(name: str, inputs: Any, what: str, low: float, high: float) -> None:
+    if not isinstance(inputs, Tensor):
+        return  # the encoder's own check names the shape that it wants
+    if not inputs.is_floating_point():
+        raise ValueError(f"{name} takes float {what}, not {inputs.dtype}: scale integers by their range first")
+    if inputs.device.type != "cpu" or not inputs.numel():
+        return  # looking at numbers of a GPU would make every step wait for them
+    least, most = torch.aminmax(inputs.detach())
+    if not torch.isfinite(least + most):
+        raise ValueError(f"{name} was given {what} with NaN or infinity")
+    if least < low or most > high:
+        raise ValueError(
+            f"{name} takes {what}, but the numbers lie from {float(least):.4g} to {float(most):.4g}: scale them first"
+        )
+
+
+def _check_waveform(name: str, inputs: Any) -> None:
+    _check(name, inputs, "waveforms in [-1, 1]", -LOUDEST, LOUDEST)
+
+
+def _check_pixels(name: str, inputs: Any) -> None:
+    _check(name, inputs, "pixels in [0, 1]", 1 - BRIGHTEST, BRIGHTEST)
 
 
 class Encoder(Frozen):
@@ -41,6 +86,10 @@ class AudioEncoder(Encoder):
     sample_rate: int
     width: int
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _guarded(cls, _check_waveform)
+
     @property
     def token_options(self) -> Mapping[str, Any]:
         """The settings that change what `tokens` gives, for the key under which they are stored."""
@@ -63,6 +112,10 @@ class ImageEncoder(Encoder):
 
     image_size: int
     reads_any_size: bool = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _guarded(cls, _check_pixels)
 
     @abstractmethod
     def embed(self, inputs: Tensor) -> Tensor:

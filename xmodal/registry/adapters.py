@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from xmodal.registry.cards import HUB, HUB_ID, PICKLED, WEIGHTS, Card, offline
 from xmodal.registry.models import suggest
-from xmodal.registry.recipe import parse
+from xmodal.registry.recipe import Part, parse, parts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,6 +93,12 @@ def find(name: str | Path, revision: str | None = None, token: str | None = None
     if HUB_ID.fullmatch(owned) and not text.startswith((".", "/")) and not owned.endswith(PICKLED):
         return _folder(text, _from_hub(owned, revision or named or None, token, local_files_only))
     raise ValueError(f"{text!r} is neither a built-in adapter nor a path: {suggest(text, known)}")
+
+
+def parts_of(name: str) -> list[Part]:
+    """Return the frozen models of an adapter's recipe, its own and those that are built later; raises as `find`."""
+    found = find(name)
+    return parts({"model": found.recipe}) if found.recipe is not None else []
 
 
 def checkpoints(root: Path) -> Iterator[Path]:

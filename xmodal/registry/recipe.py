@@ -135,17 +135,6 @@ def of_command(arguments: Sequence[str]) -> list[Part]:
     return parts(read(files, overrides))
 
 
-def of_adapter(name: str) -> list[Part]:
-    """Return the parts of an adapter, as `xmodal.registry.adapters.find` knows it; its recipe is checked first.
-
-    Raises what `find` does, and ValueError for a recipe that names what may not be built without consent.
-    """
-    from xmodal.registry.adapters import find
-
-    found = find(name)
-    return parts({"model": found.recipe}) if found.recipe is not None else []
-
-
 def check_weights(found: Sequence[Part]) -> None:
     """Raise ValueError for the first part without a card, FileNotFoundError for one whose weights are not all on this machine."""
     for part in found:

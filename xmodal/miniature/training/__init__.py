@@ -3,7 +3,7 @@
 Nothing is imported before a class is asked for: a task of pictures needs none of the sounds' libraries.
 """
 
-from xmodal import _lazily
+from xmodal.registry.lazy import lazily
 
 _HOMES = {
     "TrainVAE": "pictures", "TrainDiffusion": "pictures", "TrainHearing": "pictures", "TrainSeeing": "pictures",
@@ -12,4 +12,4 @@ _HOMES = {
     "TrainPrior": "prior",
 }  # fmt: skip
 __all__ = [*_HOMES]  # noqa: PLE0604
-__getattr__ = _lazily(__name__, _HOMES)
+__getattr__ = lazily(__name__, _HOMES)
