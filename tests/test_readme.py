@@ -1,9 +1,10 @@
-"""The README's commands work as printed: each line of a ```bash block that starts with `xmodal `."""
+"""The README's commands work as printed, from an installed wheel: each line of a ```bash block that starts with `xmodal `."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,17 +33,50 @@ def stories() -> list[list[str]]:
     return [[line] for line in found if line not in chain] + [chain]
 
 
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as pip installs it from a wheel, apart from this tree."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    subprocess.run(
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(folder), str(_source(folder))], check=True
+    )
+    (wheel,) = folder.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", str(folder / "site"), str(wheel)], check=True)
+    return folder / "site"
+
+
+def _source(folder: Path) -> Path:
+    """A copy to build from, for building leaves files beside the source."""
+    source = folder / "source"
+    for name in ("xmodal", "recipes"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    return source
+
+
+def run(command: str, folder: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    environment["PYTHONPATH"] = str(site)
+    words = ["bash", "-ec", command]
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False)
+
+
+@pytest.mark.slow
+def test_it_is_the_wheel_that_runs(installed: Path, tmp_path: Path) -> None:
+    found = run("python -c 'import xmodal; print(xmodal.__file__)'; xmodal recipes", tmp_path, installed).stdout.splitlines()
+    assert Path(found[0]).is_relative_to(installed)
+    assert str(installed / "xmodal" / "recipes") in found[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("story", stories(), ids=lambda story: story[-1])
-def test_command(story: list[str], tmp_path: Path) -> None:
-    for name in ("examples", "recipes"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
-    environment["PYTHONPATH"] = str(ROOT)  # a console script does not look in the current folder
+def test_command(story: list[str], installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / "recipes").symlink_to(installed / "xmodal" / "recipes")
     for command in story:
-        result = subprocess.run(
-            ["bash", "-ec", command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
-        )
+        result = run(command, tmp_path, installed)
         assert result.returncode == 0, f"{command}\n{result.stderr}"
 
 
