@@ -33,6 +33,7 @@ def main() -> None:
         commands = {
             "python -c pass": [sys.executable, "-c", "pass"],
             "import xmodal": [sys.executable, "-c", "import xmodal"],
+            'xmodal.pipeline("audiotoken-mini")': [sys.executable, "-c", "import xmodal; xmodal.pipeline('audiotoken-mini')"],
             "xmodal --help": [*xmodal, "--help"],
             "xmodal recipes": [*xmodal, "recipes"],
             "xmodal models": [*xmodal, "models"],

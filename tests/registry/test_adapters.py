@@ -204,6 +204,22 @@ def test_a_foreign_recipe_starts_no_download(tmp_path: Path) -> None:
     assert [each.name for each in parts_of("v2a-regression-mini")] == ["clip:mini", "clap:mini", "audioldm:mini"]
 
 
+@pytest.mark.parametrize(
+    "words", [["--config", "mine.yaml"], ["--config", "plain.yaml", "--model.init_args.card", "${oc.env:HOME}"]]
+)
+def test_the_environment_is_never_written_into_a_recipe(
+    words: list[str], here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "mine.yaml").write_text("model: {class_path: mine.Tiny, init_args: {card: '${oc.env:HOME}'}}\n")
+    (here / "plain.yaml").write_text("model: {class_path: mine.Tiny, init_args: {card: mini}}\n")
+    monkeypatch.setattr("sys.argv", ["xmodal", "fit", *words])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    assert "give it as an option instead" in capsys.readouterr().err
+    assert not (here / "SENTINEL").exists()
+
+
 def test_options_are_those_of_the_classes_above_too() -> None:
     from xmodal.vision2audio import V2AMapper
 
