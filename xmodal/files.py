@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from glob import escape
 from io import BufferedWriter
 from pathlib import Path
 from uuid import uuid4
@@ -20,6 +21,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 PARTIAL = ".partial"
+_visited: set[Path] = set()
 AUDIO = _words(
     ".wav .wave .w64 .aiff .aif .aifc .au .snd .caf .flac .ogg .oga .opus .mp3 .mp2 .m4a .m4b .aac .ac3 .wma .mka .weba .amr"
 )
@@ -136,9 +138,10 @@ def write_whole(target: Path, pieces: Iterable[bytes]) -> Path:
     What cannot be finished leaves nothing. The writer holds a lock on its unfinished file, by which `clean_up` knows it
     from what a killed writer has left. Raises OSError in one sentence: a full disk, a folder that cannot be written to.
     """
-    partial = target.with_name(f".{target.name}.{uuid4().hex[:12]}{PARTIAL}")
+    partial = _partial(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _visit(target.parent)
         with _locked(partial) as file:
             for piece in pieces:
                 file.write(piece)
@@ -147,6 +150,7 @@ def write_whole(target: Path, pieces: Iterable[bytes]) -> Path:
             if fcntl is None:
                 file.close()  # Windows renames no open file
             partial.replace(target)
+        _sync_folder(target.parent)
     except OSError as error:
         raise cannot_write(target, error) from error
     finally:
@@ -155,13 +159,27 @@ def write_whole(target: Path, pieces: Iterable[bytes]) -> Path:
 
 
 def write_beside(target: Path, write: Callable[[Path], object]) -> Path:
-    """Let ``write`` fill a file of the same suffix beside the target, then rename it; returns ``target``."""
-    partial = target.with_name(f".partial-{os.getpid()}-{target.name}")
-    try:
-        write(partial)
-        return partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Let ``write`` fill a new file of the same suffix beside the target, flush it, then rename it; returns ``target``.
+
+    ``write`` opens the file by its name, so the lock that spares it from `clean_up` is on an empty file of nearly that name.
+    Raises whatever ``write`` does, and leaves nothing then.
+    """
+    lock = _partial(target)
+    filled = lock.with_name(lock.name + target.suffix)
+    _visit(target.parent)
+    with _locked(lock):
+        try:
+            write(filled)
+            with filled.open("rb+") as file:
+                os.fsync(file.fileno())
+            filled.replace(target)
+        finally:
+            _remove(filled)
+            if fcntl is not None:
+                _remove(lock)
+    _remove(lock)
+    _sync_folder(target.parent)
+    return target
 
 
 def clean_up(folder: Path) -> int:
@@ -176,11 +194,39 @@ def clean_up(folder: Path) -> int:
         try:
             with path.open("rb+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for filled in folder.glob(f"{escape(path.name)}.*"):
+                    filled.unlink()
                 path.unlink()
                 removed += 1
         except OSError:  # its writer holds the lock, or it has just been finished, or the folder is read-only
             continue
     return removed
+
+
+def _visit(folder: Path) -> None:
+    """Clean a folder up before this process writes into it for the first time."""
+    if folder not in _visited:
+        _visited.add(folder)
+        clean_up(folder)
+
+
+def _partial(target: Path) -> Path:
+    """A new name: of this call, whatever other threads, processes and machines write."""
+    return target.with_name(f".{target.name}.{uuid4().hex[:12]}{PARTIAL}")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name last through a loss of power, where the system can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:  # a mount that knows no such thing
+        return
+    finally:
+        os.close(descriptor)
 
 
 def cannot_write(target: Path, error: OSError) -> OSError:

@@ -52,6 +52,8 @@ class Task(LightningModule):
         # AdamW, but not in the signature: the command line would pass its options on to an optimizer that takes its place.
         self._optimizer = torch.optim.AdamW if optimizer is None else optimizer
         self._lr_scheduler = lr_scheduler
+        self._bad: Tensor | None = None  # whether a loss in training was not finite
+        self._watched = 0
         self._sums: dict[str, tuple[float, float]] = {}  # of an evaluation: what was measured, and the number of items
 
     @abstractmethod
@@ -102,10 +104,39 @@ class Task(LightningModule):
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
         values = {f"{stage}/{name}": value.detach() for name, value in {**losses, "loss": total}.items()}
         if stage == "train":
+            self._watch(total.detach())
             self.log_dict(values, prog_bar=True, batch_size=batch_length(batch))
         else:
             self._add(values, batch_length(batch))
         return total
+
+    def _watch(self, loss: Tensor) -> None:
+        """Raise ValueError where a loss is not finite: at once on one CPU, elsewhere when values are logged.
+
+        Asking a device for its answer at each step would make it wait for us, and so would asking other processes.
+        """
+        bad = ~torch.isfinite(loss)
+        self._bad = bad if self._bad is None else self._bad | bad
+        self._watched += 1
+        trainer = self._trainer
+        world = trainer.world_size if trainer is not None else 1
+        every = 1 if loss.device.type == "cpu" and world == 1 else getattr(trainer, "log_every_n_steps", 0) or 50
+        if self._watched % every == 0:
+            found = bool(self._bad)
+            if world > 1:  # all stop together, or those that go on wait for the others
+                found = trainer.strategy.reduce_boolean_decision(found, all=False)  # type: ignore[union-attr]
+            self._refuse(found)
+
+    def _refuse(self, bad: bool) -> None:
+        if bad:
+            raise ValueError(
+                f"the loss is no longer finite (step {self.global_step}): training stops here, and the last checkpoint stays as "
+                "it is; a lower learning rate or trainer.gradient_clip_val may help"
+            )
+
+    def on_train_end(self) -> None:
+        """Raise ValueError for a loss that stopped being finite after values were last logged."""
+        self._refuse(self._bad is not None and bool(self._bad))
 
     def _add(self, values: Mapping[str, Tensor], count: int) -> None:
         """Add what was measured on ``count`` items to the sums of an epoch, in double precision."""
@@ -142,7 +173,11 @@ class Task(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._lr_scheduler(optimizer), "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the recipe beside the weights, so that the file describes itself."""
+        """Keep the recipe beside the weights, so that the file describes itself; ValueError for what is not finite."""
+        self._refuse(self._bad is not None and bool(self._bad))
+        for name, value in checkpoint.get("state_dict", {}).items():
+            if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+                raise ValueError(f"{name} is not finite: no checkpoint is written, and the last one stays as it is")
         if self.recipe is not None:
             checkpoint["recipe"] = self.recipe
 

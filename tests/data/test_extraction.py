@@ -181,6 +181,33 @@ def test_nothing_stale_is_served(manifest: Path, tmp_path: Path, change: str) ->
     assert task.ear.calls + task.eye.calls in (2, 4)
 
 
+def test_features_of_another_precision_are_another_store(manifest: Path, tmp_path: Path) -> None:
+    data, features = media(manifest, tmp_path / "cache"), Match(Ear(), Eye()).frozen_features()
+    for precision in ("32-true", "bf16-mixed"):
+        extract(features, data, trainer(tmp_path, precision=precision))
+    assert len(listing(tmp_path / "cache")) == 1 + 2 * 2
+    assert data.store(features["heard"], precision="bf16-mixed").root != data.store(features["heard"]).root  # type: ignore[union-attr]
+    task = Match(Ear(), Eye())
+    trainer(tmp_path, precision="bf16-mixed").validate(task, media(manifest, tmp_path / "cache"), verbose=False)
+    assert task.ear.calls == 0
+
+
+def test_failures_are_read_once(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    plain = FeatureStore.failures
+    monkeypatch.setattr(FeatureStore, "failures", lambda store: asked.append(1) or plain(store))
+    assert len(asked) == 0
+    report = store_all(manifest, tmp_path / "cache")
+    assert len(asked) == len(report)
+
+
+def test_the_data_says_how_many_clips_a_shard_holds(manifest: Path, tmp_path: Path) -> None:
+    extract(Match(Ear(), Eye()).frozen_features(), media(manifest, tmp_path, rows_per_shard=3), trainer(tmp_path))
+    assert max(len(Shard(path).clips) for path in tmp_path.rglob("*.safetensors")) == 3
+    with pytest.raises(ValueError, match="rows_per_shard must be at least 1, not 0"):
+        media(manifest, None, rows_per_shard=0)
+
+
 def test_a_random_crop_is_not_stored(manifest: Path, tmp_path: Path) -> None:
     report = store_all(manifest, tmp_path / "cache", crop="random")
     assert "train: heard depend on a random crop and cannot be stored" in report[0]

@@ -17,6 +17,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from xmodal.data.features import FeatureStore, Key, Shard, stores
+from xmodal.data.index import INDEX
+from xmodal.data.packed import Mappings, head
 from xmodal.files import clean_up
 
 KEY = Key("xmodal.foundation.clip.ImageTower:mini", "0123", {"size": 224, "crop": "centre"}, "pillow 12")
@@ -108,7 +110,7 @@ def test_rows_that_disagree_or_are_not_finite_are_refused(tmp_path: Path) -> Non
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "header", "flipped"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "header", "flipped", "longer"])
 def test_damage_is_found_and_named(tmp_path: Path, damage: str) -> None:
     store = filled(tmp_path)
     path = sorted(store.root.glob("*.safetensors"))[0]
@@ -120,14 +122,132 @@ def test_damage_is_found_and_named(tmp_path: Path, damage: str) -> None:
         "text": b"hello, this is no shard",
         "header": b"\xff" * 64,
         "flipped": content,
+        "longer": content + b"x",
     }
     path.write_bytes(broken[damage])
     ((where, reason),) = store.verify()
     assert where == path
     assert str(path) in reason
-    if damage != "flipped":
+    if damage not in ("flipped", "longer"):
         with pytest.raises(ValueError, match="is damaged or not a shard"):
             FeatureStore(tmp_path, KEY).failures()
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+def test_names_in_another_order_are_found(tmp_path: Path, hashed: bool) -> None:
+    store = filled(tmp_path)
+    path = sorted(store.root.glob("*.safetensors"))[0]
+    shard = Shard(path)
+    content = {**shard.content, "clips": shard.clips[::-1]}
+    if not hashed:
+        del content["header"]  # as the version before wrote them
+    path.write_bytes(head(content, shard.entries) + path.read_bytes()[shard.start :])
+    ((where, reason),) = store.verify()
+    assert where == path
+    assert ("header has changed" if hashed else "no hash of its names") in reason
+    if hashed:
+        with pytest.raises(ValueError, match="its header has changed"):
+            FeatureStore(tmp_path, KEY).holds(CLIPS[:1])
+
+
+@pytest.mark.parametrize("byte", range(0, 60, 7))
+def test_every_byte_of_a_header_is_covered(tmp_path: Path, byte: int) -> None:
+    store = filled(tmp_path)
+    path = sorted(store.root.glob("*.safetensors"))[0]
+    content = bytearray(path.read_bytes())
+    content[Shard(path).start - 1 - byte] ^= 0x01
+    path.write_bytes(content)
+    assert [where for where, _ in store.verify()] == [path]
+
+
+def many(folder: Path, shards: int = 100) -> tuple[FeatureStore, list[str]]:
+    store, clips = FeatureStore(folder, KEY), [f"clip {number}" for number in range(2 * shards)]
+    store.extract(clips, lambda p: (list(p), {"x": np.repeat(np.array(p, np.float32)[:, None], 3, 1)}, {}), rows_per_shard=2)
+    return store, clips
+
+
+def test_an_index_belongs_to_its_shards(tmp_path: Path) -> None:
+    store, clips = many(tmp_path)
+    assert not (store.root / INDEX).exists()
+    assert len(store) == 200
+    assert (store.root / INDEX).exists()
+    before = (store.root / INDEX).read_bytes()
+    again = FeatureStore.open(store.root)
+    assert again.locate(clips[::-1]).read([0, 7])["x"][:, 0].tolist() == [199, 192]
+    assert (store.root / INDEX).read_bytes() == before
+    store.write(["new"], [], {}, {"new": "no sound"})
+    assert FeatureStore.open(store.root).failures() == {"new": "no sound"}
+    (store.root / INDEX).write_bytes(b"damaged")
+    assert FeatureStore.open(store.root).holds(clips)
+    assert not FeatureStore.open(store.root).holds([*clips, "nobody"])
+    removed = sorted(store.root.glob("*.safetensors"))[0]
+    lost = Shard(removed).clips
+    removed.unlink()
+    with pytest.raises(KeyError, match="are not in"):
+        FeatureStore.open(store.root).locate(clips)
+    assert not FeatureStore.open(store.root).holds(lost)
+    assert list(store.verify()) == []
+
+
+def test_names_whose_hashes_begin_alike_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from xmodal.data import index
+
+    plain = index._hashes
+
+    def alike(clips: Sequence[str]) -> np.ndarray:
+        found = plain(clips).copy()
+        found[:, 0] %= 3
+        return found
+
+    monkeypatch.setattr(index, "_hashes", alike)
+    store, clips = many(tmp_path)
+    assert store.locate(clips).read(np.arange(200))["x"][:, 0].tolist() == list(range(200))
+    assert not store.holds(["nobody"])
+
+
+def test_a_bounded_number_of_files_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from xmodal.data import index
+
+    monkeypatch.setattr(index, "MAPPINGS", few := Mappings(4))
+    store, clips = many(tmp_path)
+    assert store.locate(clips).read(np.arange(200))["x"][:, 0].tolist() == list(range(200))
+    assert len(few) == 4
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+from xmodal.data.features import FeatureStore
+for root in sys.argv[1:]:
+    store = FeatureStore.open(root)
+    clips = [f"clip {number}" for number in range(len(store))]
+    found = store.locate(clips).read(np.random.default_rng(0).permutation(len(store)))["x"]
+    assert sorted(found[:, 0].tolist()) == list(range(len(store)))
+    assert list(store.verify()) == []
+held = []
+try:
+    while True:
+        held.append(open("/dev/null"))
+except OSError:
+    pass
+try:
+    list(FeatureStore.open(sys.argv[1]).verify())
+except OSError as error:
+    held.clear()
+    print(error)
+"""
+
+
+def test_stores_of_more_shards_than_a_process_may_open(tmp_path: Path) -> None:
+    roots = [str(many(tmp_path / name, 300)[0].root) for name in ("one", "two")]
+    command = [sys.executable, "-c", LIMITED, *roots]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "remove" not in done.stdout
+    assert "damaged" not in done.stdout
+    assert "Too many open files" in done.stdout or "raise `ulimit -n`, which is 128" in done.stdout
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
+from xmodal.commands.fit import hand_over
+from xmodal.commands.stopping import Asked, stopping
 from xmodal.commands.terminal import print_table, refuse_rows
 from xmodal.data.features import stores
 
@@ -22,18 +22,19 @@ def main(arguments: Sequence[str]) -> None:
     if not arguments[0].startswith("-"):
         manage(arguments)
         return
-    sys.argv = ["xmodal", *arguments]
-    sys.path.append(os.getcwd())  # last, as for fit
-    _fill()
+    words = ["cache", *arguments]
+    hand_over(words)
+    with stopping(words) as asked:
+        _fill(arguments, asked)
 
 
-def _fill() -> None:
-    """Compute what a recipe's frozen parts make of its clips; reads sys.argv as `xmodal fit` does."""
+def _fill(arguments: Sequence[str], asked: Asked) -> None:
+    """Compute what a recipe's frozen parts make of its clips."""
     from xmodal.commands.lightning import parse_without_running
     from xmodal.data.extraction import extract
     from xmodal.data.manifest import valid_rows
 
-    cli = parse_without_running()
+    cli = parse_without_running(arguments, asked)
     cli.trainer.logger = None
     manifest = getattr(cli.datamodule, "manifest", None)
     wrong = valid_rows(manifest)[1] if manifest is not None else []

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 
+from xmodal.commands.stopping import stopping
 from xmodal.commands.terminal import check
 from xmodal.registry.recipe import of_command
 
@@ -15,8 +17,22 @@ def main(arguments: Sequence[str]) -> None:
     words = [word for word in arguments if word != "--commercial"]
     if not {"-h", "--help", "--print_config"} & set(words):
         check(of_command(words), len(words) < len(arguments))
+    hand_over(words)
+    with stopping(words) as asked:
+        from xmodal.commands.lightning import run
+
+        run(asked)
+
+
+def hand_over(words: Sequence[str]) -> None:
+    """Make these words what Lightning reads, and what it starts further processes with: ``python -m xmodal WORDS``.
+
+    Lightning would run ``sys.argv[0]`` in the working folder, where a file of that name is somebody else's, unless the main
+    module has a name. Neither may the working folder come before the installed packages, unless it does so here already.
+    """
+    main_module = sys.modules["__main__"]
+    if getattr(main_module, "__spec__", None) is None:
+        main_module.__spec__ = find_spec("xmodal.__main__")
+        os.environ["PYTHONSAFEPATH"] = "1"
     sys.argv = ["xmodal", *words]
     sys.path.append(os.getcwd())  # last, so that a recipe finds the user's own modules and nothing is shadowed
-    from xmodal.commands.lightning import run
-
-    run()

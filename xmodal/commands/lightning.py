@@ -7,18 +7,26 @@ import os
 import sys
 import warnings
 from argparse import ArgumentError
+from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import set_parsing_settings
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf.errors import OmegaConfBaseException
 
+from xmodal.commands.stopping import Asked
 from xmodal.evaluation.callback import SuiteTest
+from xmodal.files import write_beside
+from xmodal.registry.adapters import checkpoints
 from xmodal.task import Task
 
 OUTPUTS = Path("outputs")
@@ -27,6 +35,8 @@ MINUTE = timedelta(minutes=1)
 
 class CLI(LightningCLI):
     """Adds three things: free-form ``vars``, the recipe stored on the task, and ``--ckpt_path last`` per experiment."""
+
+    asked: Asked
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Declare the one free-form section of a recipe."""
@@ -38,7 +48,7 @@ class CLI(LightningCLI):
         if config.trainer.default_root_dir is None:
             config.trainer.default_root_dir = str(OUTPUTS / _experiment(sys.argv))
         if config.get("ckpt_path") == "last":
-            config.ckpt_path = _last_checkpoint(Path(config.trainer.default_root_dir))
+            config.ckpt_path = last_checkpoint(Path(config.trainer.default_root_dir))
             if config.ckpt_path is None:
                 print("the last run was stopped before its first checkpoint: starting anew", file=sys.stderr)
 
@@ -56,24 +66,28 @@ class CLI(LightningCLI):
         given = settings.get("callbacks") or []
         callbacks = given if isinstance(given, list) else [given]
         if settings.get("enable_checkpointing") is not False and not any(isinstance(each, Checkpoint) for each in callbacks):
-            callbacks = kwargs["callbacks"] = [*callbacks, _ToTheEnd(save_last=True), _every_minute()]
+            callbacks = [*callbacks, _ToTheEnd(save_last=True), _every_minute()]
         if self.subcommand == "test" and not any(isinstance(each, SuiteTest) for each in callbacks):
-            kwargs["callbacks"] = [*callbacks, SuiteTest()]
-        return super().instantiate_trainer(**kwargs)
+            callbacks = [*callbacks, SuiteTest()]
+        trainer = super().instantiate_trainer(**kwargs, callbacks=[*callbacks, _AskedToStop(self.asked)])
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # a recipe's own way of saving stays
+            trainer.strategy.checkpoint_io = DurableCheckpoints()
+        return trainer
 
 
-def run() -> None:
+def run(asked: Asked | None = None) -> None:
     """Run the command in ``sys.argv``; a recipe that does not fit exits with status 2 and one sentence."""
-    _command(run=True)
+    _command(asked or Asked(), True)
 
 
-def parse_without_running() -> CLI:
-    """Build model, data and trainer from the recipe in ``sys.argv``, which names no subcommand; errors as in `run`."""
-    return _command(run=False)
+def parse_without_running(arguments: Sequence[str], asked: Asked) -> CLI:
+    """Build model, data and trainer from the recipe in ``arguments``, which name no subcommand; errors as in `run`."""
+    return _command(asked, False, [*arguments])
 
 
-def _command(run: bool) -> CLI:
+def _command(asked: Asked, run: bool, arguments: list[str] | None = None) -> CLI:
     _quieten()
+    CLI.asked = asked
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     try:
         return CLI(
@@ -86,6 +100,7 @@ def _command(run: bool) -> CLI:
             save_config_callback=SaveConfigCallback if run else None,
             save_config_kwargs={"overwrite": True},
             run=run,
+            args=arguments,
             # "omegaconf" would resolve each file by itself and leave stale values after an overlay.
             parser_kwargs={"parser_mode": "omegaconf+", "exit_on_error": False},
         )
@@ -133,12 +148,63 @@ def _every_minute() -> ModelCheckpoint:
     return ModelCheckpoint(filename=name, train_time_interval=MINUTE, save_top_k=1, enable_version_counter=False)
 
 
-def _last_checkpoint(root: Path) -> str | None:
-    """The newest checkpoint of an experiment; None where it was stopped before it wrote any."""
-    found = sorted(root.glob("**/last*.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not found and not any(root.glob("**/config.yaml")):
+class _AskedToStop(Callback):
+    """Keeps what a training has reached when it is asked to stop, and ends predicting, which Lightning's signals do not."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+
+    def on_predict_batch_end(self, *arguments: Any, **named: Any) -> None:
+        if self.asked.number:
+            raise SIGTERMException
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        # Only between two batches: elsewhere weights, average and position in the data need not be of one step.
+        if not isinstance(exception, SIGTERMException) or trainer.state.fn != "fit" or not trainer.global_step:
+            return
+        kept = trainer.checkpoint_callback
+        if isinstance(kept, ModelCheckpoint) and kept.dirpath and not getattr(trainer, "fast_dev_run", False):
+            trainer.save_checkpoint(Path(kept.dirpath) / "last.ckpt")
+
+
+class DurableCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its target, flushes it and renames it.
+
+    Lightning makes the file in the temporary folder; where that is another file system, it is copied over the old one, and
+    who is killed meanwhile has neither.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Save to a path; what has an address, such as ``s3://``, is Lightning's."""
+        if "://" in str(path) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_beside(Path(path), partial(_write_checkpoint, checkpoint))
+
+
+def _write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:  # torch would write the file's own name into it
+        torch.save(checkpoint, file)
+
+
+def last_checkpoint(root: Path) -> str | None:
+    """The newest whole checkpoint of an experiment; None where it was stopped before it wrote any.
+
+    Raises FileNotFoundError where nothing ever ran, ValueError where none of its checkpoints is whole.
+    """
+    every = sorted(root.glob("**/last*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    if not every and not any(root.glob("**/config.yaml")):
         raise FileNotFoundError(f"there is no last.ckpt under {root} to go on from: give the path with --ckpt_path")
-    return str(found[-1]) if found else None
+    if not every:
+        return None
+    found = next(checkpoints(root), None)
+    if found is None:
+        raise ValueError(f"{every[0]} is not whole, and there is no other checkpoint under {root}: give one with --ckpt_path")
+    torn = every[: every.index(found)]
+    if torn:
+        print(f"xmodal: {torn[0]} is not whole: going on from {found}, the newest that is", file=sys.stderr)
+    return str(found)
 
 
 def _quieten() -> None:
@@ -147,5 +213,10 @@ def _quieten() -> None:
     advertisement.filter = lambda record: "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()  # type: ignore[method-assign]
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(advertisement)
-    for message in (r"Found \d+ module\(s\) in eval mode", r".*LeafSpec", r".*`tensorboardX` has been removed"):
+    for message in (
+        r"Found \d+ module\(s\) in eval mode",
+        r".*LeafSpec",
+        r".*`tensorboardX` has been removed",
+        "LightningCLI's args",
+    ):
         warnings.filterwarnings("ignore", message=message)

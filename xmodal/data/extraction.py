@@ -23,19 +23,25 @@ SPLITS = ("train", "validation", "test")
 
 
 def extract(
-    features: Mapping[str, Feature], data: Any, trainer: Trainer, rows_per_shard: int = 256, splits: Sequence[str] = SPLITS
+    features: Mapping[str, Feature],
+    data: Any,
+    trainer: Trainer,
+    rows_per_shard: int | None = None,
+    splits: Sequence[str] = SPLITS,
 ) -> list[str]:
     """Fill the stores of ``data.cache`` with a task's features; returns one line of report for each.
 
-    Runs on the trainer's own processes (``devices``, ``num_nodes``): groups of clips are dealt to the ranks, each rank
-    writes whole shards, and shards that are there already are passed over. A clip that cannot be read is recorded with
-    the reason and does not stop the rest; rows that are not valid are left out (`valid_rows` names them).
+    Runs on the trainer's own processes (``devices``, ``num_nodes``): groups of clips (``rows_per_shard`` each, default: the
+    data's) are dealt to the ranks, each rank writes whole shards, and shards that are there already are passed over. A clip
+    that cannot be read is recorded with the reason and does not stop the rest; rows that are not valid are left out
+    (`valid_rows` names them).
     Raises ValueError where nothing can be cached.
     """
     if not isinstance(data, PairedMedia) or not features:
         what = f"{len(features)} features on {type(data).__name__}"
         raise ValueError(f"nothing can be cached ({what}): the recipe needs xmodal.data.PairedMedia and frozen encoders")
     warnings.filterwarnings("ignore", message="predict returned None")  # it writes shards
+    rows_per_shard = rows_per_shard or data.rows_per_shard
     every, report = valid_rows(data.manifest)[0], []
     for split in splits:
         crop = data.crop if split == "train" else "loudest"
@@ -43,7 +49,7 @@ def extract(
         if not rows:
             continue  # a manifest without this split
         for name, feature in features.items():
-            store = data.store(feature, crop)
+            store = data.store(feature, crop, trainer.precision)
             if store is None:
                 why = "a random crop and cannot be stored (--data.crop loudest would allow it)"
                 why = why if crop == "random" else "bucket_seconds and cannot be stored"
@@ -62,7 +68,9 @@ def extract(
             loader: DataLoader[Any] = DataLoader(dataset=source, batch_size=None, num_workers=data.num_workers)
             worker = Extractor(feature, store, data.batch_size, data.cache_dtype)
             trainer.predict(worker, loader, return_predictions=False)
-            failed = sum(clip in store.failures() for clip in clips)
+            trainer.strategy.barrier()  # what is counted is what all processes have written
+            failures = store.failures()
+            failed = sum(clip in failures for clip in clips)
             report.append(
                 f"{split}: {name} of {len(clips) - failed} clips in {store.root}" + f", {failed} unreadable" * (failed > 0)
             )

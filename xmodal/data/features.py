@@ -6,14 +6,14 @@ policy) is part of the key, so another setting is another folder and nothing sta
 A shard is one safetensors file with the rows of one *group* of clips. Groups follow the order of the manifest and the
 shard's name is the hash of its rows' names, so two writers of one group write the same bytes to the same name. A shard
 appears by renaming a whole file: a process killed at any byte leaves complete shards and a temporary file, nothing else.
-A rerun computes the groups that are not there and ends with the very files of an undisturbed run.
+A rerun computes the groups that are not there and ends with the very files of an undisturbed run. Of many shards an index
+is kept beside them (`xmodal.data.index`); it is not part of what was extracted.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,12 +22,11 @@ from typing import Any
 
 import numpy as np
 
+from xmodal.data.index import INDEX, Index
+from xmodal.data.packed import DTYPES, NAMES, SHARD, Shard, pack_shard
 from xmodal.files import clean_up, write_whole
 
-KEY, SHARD, FORMAT = "key.json", ".safetensors", "1"
-DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "U8": np.uint8}
-NAMES = {np.dtype(kind): name for name, kind in DTYPES.items()}
-MAX_HEADER = 100_000_000
+KEY, FORMAT = "key.json", "2"  # 2: shards hold a hash of their own header
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class FeatureStore:
         self.root = Path(folder) / key.name()
         self.key = key
         if (self.root / KEY).is_file() and (self.root / KEY).read_text(encoding="utf-8") != key.text():
-            raise ValueError(f"{self.root / KEY} does not describe this store: remove the folder and extract again")
+            raise ValueError(f"{self.root / KEY} does not describe this store: move the folder away and extract again")
 
     @classmethod
     def open(cls, root: str | Path) -> FeatureStore:
@@ -80,7 +79,7 @@ class FeatureStore:
             fields = json.loads(path.read_text(encoding="utf-8"))
             key = Key(fields["model"], fields["weights"], fields["preprocessing"], fields["decoder"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error}): remove the folder and extract again") from error
+            raise ValueError(f"{path} is damaged ({error}): move the folder away and extract again") from error
         store = cls.__new__(cls)
         store.root, store.key = Path(root), key
         return store
@@ -123,8 +122,8 @@ class FeatureStore:
                 raise ValueError(f"the {name} of clip {bad!r} is not finite: cache it in float32, or leave the clip out")
         if not (self.root / KEY).is_file():
             write_whole(self.root / KEY, [self.key.text().encode()])
-        target = write_whole(self.root / f"{_shard_name(group)}{SHARD}", _encode(list(clips), arrays, failed))
-        self.__dict__.pop("_shards", None)
+        target = write_whole(self.root / f"{_shard_name(group)}{SHARD}", pack_shard(list(clips), arrays, failed))
+        self.__dict__.pop("index", None)
         return target
 
     def extract(
@@ -160,34 +159,34 @@ class FeatureStore:
     # Reading
 
     @cached_property
-    def _shards(self) -> list[Shard]:
-        return [Shard(path) for path in sorted(self.root.glob(f"*{SHARD}"))]
+    def index(self) -> Index:
+        """Where each clip is; as of its first use, and after each write."""
+        return Index.of(self.root)
 
     def __len__(self) -> int:
-        return sum(len(shard.clips) for shard in self._shards)
+        return len(self.index)
 
     def failures(self) -> dict[str, str]:
         """Reason by clip, of all clips that could not be computed."""
-        return {clip: reason for shard in self._shards for clip, reason in shard.failed.items()}
+        return self.index.failures
 
-    def holds(self, clips: Iterable[str]) -> bool:
+    def holds(self, clips: Sequence[str]) -> bool:
         """Whether every clip has a row."""
-        present = {clip for shard in self._shards for clip in shard.clips}
-        return present.issuperset(clips)
+        return bool((self.index.find(clips) >= 0).all())
 
     def locate(self, clips: Sequence[str]) -> Rows:
         """Find rows by clip, once; raises KeyError that counts and names the clips that have none."""
-        places: dict[str, tuple[int, int]] = {}
-        for number, shard in enumerate(self._shards):
-            places.update(zip(shard.clips, ((number, row) for row in range(len(shard.clips))), strict=True))
-        absent = [clip for clip in clips if clip not in places]
-        if absent:
-            raise KeyError(f"{len(absent)} of {len(clips)} clips are not in {self.root}, first {absent[0]!r}: extract them first")
-        found = np.array([places[clip] for clip in clips], np.int64).reshape(-1, 2)
-        return Rows(self._shards, found[:, 0], found[:, 1])
+        found = self.index.find(clips)
+        absent = np.flatnonzero(found < 0)
+        if len(absent):
+            first = clips[int(absent[0])]
+            raise KeyError(f"{len(absent)} of {len(clips)} clips are not in {self.root}, first {first!r}: extract them first")
+        return Rows(self.index, self.index.shard[found], self.index.row[found])
 
     def verify(self) -> Iterator[tuple[Path, str]]:
-        """Yield each damaged shard with the reason; reads everything."""
+        """Yield each damaged shard with the reason; reads everything. The index is made anew when it is next needed."""
+        (self.root / INDEX).unlink(missing_ok=True)
+        self.__dict__.pop("index", None)
         for path in sorted(self.root.glob(f"*{SHARD}")):
             try:
                 Shard(path).verify()
@@ -195,41 +194,11 @@ class FeatureStore:
                 yield path, str(error)
 
 
-class Shard:
-    """One file, opened without reading its rows. Raises ValueError for a file that is damaged or not a shard."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            with path.open("rb") as file:
-                (length,) = struct.unpack("<Q", file.read(8))
-                if length > MAX_HEADER:
-                    raise ValueError(f"header of {length} bytes")
-                header = json.loads(file.read(length))
-            content = json.loads(header.pop("__metadata__")["xmodal"])
-            self.clips: list[str] = content["clips"]
-            self.failed: dict[str, str] = content["failed"]
-            self.hashes: dict[str, str] = content["sha256"]
-            self.arrays = {
-                name: _map(path, 8 + length, entry["dtype"], tuple(entry["shape"]), entry["data_offsets"])
-                for name, entry in header.items()
-            }
-        except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
-            reason = str(error) or type(error).__name__
-            raise ValueError(f"{path} is damaged or not a shard of features ({reason}): remove it and extract again") from error
-
-    def verify(self) -> None:
-        """Raise ValueError if an array's bytes are not those that were written."""
-        for name, array in self.arrays.items():
-            if hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() != self.hashes.get(name):
-                raise ValueError(f"{self.path}: the bytes of {name!r} have changed: remove the file and extract again")
-
-
 class Rows:
     """Rows of a store in a chosen order; reads by batch, straight from the mapped files."""
 
-    def __init__(self, shards: Sequence[Shard], shard: np.ndarray, row: np.ndarray) -> None:
-        self.shards, self.shard, self.row = shards, shard, row
+    def __init__(self, index: Index, shard: np.ndarray, row: np.ndarray) -> None:
+        self.index, self.shard, self.row = index, shard, row
 
     def __len__(self) -> int:
         return len(self.row)
@@ -237,7 +206,7 @@ class Rows:
     def kinds(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         """Shape of one row, and type, of every array."""
         # Not of the first shard of all: a group of unreadable clips has a shard without arrays.
-        first = self.shards[int(self.shard[0])].arrays if len(self.shard) else {}
+        first = self.index.arrays(int(self.shard[0])) if len(self.shard) else {}
         return {name: (array.shape[1:], array.dtype) for name, array in first.items()}
 
     def read(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
@@ -249,7 +218,7 @@ class Rows:
         parts = np.split(order, cuts) if len(order) else []
         out = {name: np.empty((len(indices), *shape), dtype) for name, (shape, dtype) in self.kinds().items()}
         for part in parts:
-            source = self.shards[shard[part[0]]].arrays
+            source = self.index.arrays(int(shard[part[0]]))
             for name, array in out.items():
                 array[part] = source[name][row[part]]
         return out
@@ -262,30 +231,3 @@ def stores(folder: str | Path) -> list[FeatureStore]:
 
 def _shard_name(clips: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(clips).encode()).hexdigest()[:32]
-
-
-def _encode(clips: list[str], arrays: Mapping[str, np.ndarray], failed: dict[str, str]) -> Iterator[bytes]:
-    """The bytes of a shard, in the safetensors layout; equal content gives equal bytes."""
-    ready = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
-    header: dict[str, Any] = {}
-    offset = 0
-    for name, array in ready.items():
-        ends = [offset, offset + array.nbytes]
-        header[name] = {"dtype": NAMES[array.dtype], "shape": list(array.shape), "data_offsets": ends}
-        offset = ends[1]
-    hashes = {name: hashlib.sha256(array.data).hexdigest() for name, array in ready.items()}
-    content = {"clips": clips, "failed": dict(sorted(failed.items())), "sha256": hashes}
-    text = json.dumps({"__metadata__": {"xmodal": json.dumps(content)}, **header}).encode()
-    text += b" " * (-len(text) % 8)  # rows then start at a multiple of eight bytes
-    yield struct.pack("<Q", len(text)) + text
-    yield from (array.tobytes() for array in ready.values())
-
-
-def _map(path: Path, start: int, kind: str, shape: tuple[int, ...], ends: Sequence[int]) -> np.ndarray:
-    dtype = np.dtype(DTYPES[kind])
-    size = int(np.prod(shape)) * dtype.itemsize
-    if ends[1] - ends[0] != size or path.stat().st_size < start + ends[1]:
-        raise ValueError("it ends too early")
-    if not size:
-        return np.empty(shape, dtype)
-    return np.memmap(path, dtype, "r", start + ends[0], shape)

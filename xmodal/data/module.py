@@ -58,6 +58,8 @@ class PairedMedia(LightningDataModule):
         frames: of a video, evenly spaced over the clip's stretch of it: ``pixels`` (B, F, 3, H, W) for a task that reads
             several (a picture file is given as F equal frames). 1 gives the middle one, (B, 3, H, W).
         predict_inputs: what ``predict`` reads of each clip, ``waveform`` or ``pixels``; default: what the task says, or sounds.
+        rows_per_shard: clips in one file of the store, the piece that `xmodal cache` computes and loses at most; take a few
+            thousand for millions of clips with small features.
 
     Raises ValueError for options that cannot work.
     """
@@ -84,8 +86,11 @@ class PairedMedia(LightningDataModule):
         backend: str = "default",
         frames: int = 1,
         predict_inputs: Sequence[str] | None = None,
+        rows_per_shard: int = 256,
     ) -> None:
         super().__init__()
+        if rows_per_shard < 1:
+            raise ValueError(f"rows_per_shard must be at least 1, not {rows_per_shard}")
         _check_choice("crop", crop, CROPS)
         _check_choice("cache_dtype", cache_dtype, tuple(DTYPES))
         check_backend(backend)
@@ -106,6 +111,7 @@ class PairedMedia(LightningDataModule):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.device_resident, self.bucket_seconds, self.backend = device_resident, bucket_seconds, backend
         self.frames, self.predict_inputs = frames, predict_inputs
+        self.rows_per_shard = rows_per_shard
         self._prints: dict[int, str] = {}
 
     def train_dataloader(self) -> Loader:
@@ -141,10 +147,11 @@ class PairedMedia(LightningDataModule):
         options: dict[str, Any] = {"seed": self.seed, "backend": self.backend, "frames": self.frames}
         return PairedMediaSet(rows, self.sample_rate, self.seconds, self.short, self.size, crop, inputs, **options)
 
-    def store(self, feature: Any, crop: str = "loudest") -> FeatureStore | None:
+    def store(self, feature: Any, crop: str = "loudest", precision: Any = "32-true") -> FeatureStore | None:
         """Where a task's feature belongs under these settings; None if its inputs change at every reading.
 
-        ``feature`` is a :class:`xmodal.frozen.Feature`. Raises ValueError without a ``cache`` folder.
+        ``feature`` is a :class:`xmodal.frozen.Feature`, ``precision`` the trainer's, in which its parts run.
+        Raises ValueError without a ``cache`` folder.
         """
         if self.cache is None:
             raise ValueError("the data has no cache folder: give --data.cache FOLDER")
@@ -160,6 +167,7 @@ class PairedMedia(LightningDataModule):
             preprocessing={
                 **{name: settings[name] for name in feature.inputs},
                 "options": dict(feature.options),
+                "precision": str(precision),
                 "dtype": str(self.cache_dtype).removeprefix("torch."),
             },
             decoder=decoders(self.backend),
@@ -220,7 +228,7 @@ class PairedMedia(LightningDataModule):
         needed -= {name for feature in features.values() for name in feature.inputs}
         bad: set[int] = set()
         for name, feature in features.items():
-            store = self.store(feature, crop)
+            store = self.store(feature, crop, getattr(self.trainer, "precision", "32-true"))
             clips = self.clip_names(rows, feature.inputs)
             failed = store.failures() if store is not None else {}
             if store is None or not store.holds([clip for clip in clips if clip not in failed]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from xmodal.files import write_beside
@@ -24,9 +25,10 @@ def render(folder: Path, split: str = "test", count: int = 16, seed: int = 0) ->
     lines = []
     for index, clip in enumerate(clips):
         name = f"{index:04d}_{clip.thing}"
-        soundfile.write(folder / f"{name}.wav", world.sound(clip).T, world.sounds.SAMPLE_RATE)
-        Image.fromarray(world.picture(clip)).save(folder / f"{name}.png")
+        sound, picture = world.sound(clip).T, Image.fromarray(world.picture(clip))
+        write_beside(folder / f"{name}.wav", partial(soundfile.write, data=sound, samplerate=world.sounds.SAMPLE_RATE))
+        write_beside(folder / f"{name}.png", picture.save)
         row = {"id": name, "audio": f"{name}.wav", "image": f"{name}.png", "text": world.caption(clip), "label": clip.thing}
         lines.append(json.dumps({**row, "split": split, "factors": asdict(clip)}))
     text = "\n".join(lines) + "\n"
-    return write_beside(folder / "manifest.jsonl", lambda partial: partial.write_text(text, encoding="utf-8"))
+    return write_beside(folder / "manifest.jsonl", lambda path: path.write_text(text, encoding="utf-8"))

@@ -47,6 +47,7 @@ class ZooTask(Averaged):
         """Write the averaged network into an empty folder."""
 
     def on_train_end(self) -> None:
+        super().on_train_end()
         if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
             self.save()
 

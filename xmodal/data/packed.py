@@ -1,0 +1,206 @@
+"""Shards: named arrays with one row for a clip, in one safetensors file that is mapped, not read.
+
+How many files are mapped at a time is bounded by what the process may open, whatever the number of shards.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import mmap
+import struct
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+SHARD = ".safetensors"
+DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "U8": np.uint8}
+NAMES = {np.dtype(kind): name for name, kind in DTYPES.items()}
+MAX_HEADER = 100_000_000
+AGAIN = "remove it and extract again"
+Arrays = dict[str, np.ndarray]
+
+
+class Packed:
+    """One packed file, of which only the header has been read.
+
+    Raises ValueError for one that is damaged, and OSError, which says nothing about the file, for one that cannot be read.
+    """
+
+    what = "is damaged or not a shard of features"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                head = file.read(8)
+                (length,) = struct.unpack("<Q", head)
+                if length > MAX_HEADER:
+                    raise ValueError(f"header of {length} bytes")
+                text = file.read(length)
+                self.size = file.seek(0, 2)
+            self.head, self.start = head + text, 8 + length
+            header = json.loads(text)
+            self.content: dict[str, Any] = json.loads(header.pop("__metadata__")["xmodal"])
+            self.entries: dict[str, dict[str, Any]] = header
+            self.end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+            for entry in header.values():
+                size = int(np.prod(entry["shape"])) * np.dtype(DTYPES[entry["dtype"]]).itemsize
+                if entry["data_offsets"][1] - entry["data_offsets"][0] != size or self.size < self.start + self.end:
+                    raise ValueError("it ends too early")
+            if "header" in self.content and self.content["header"] != _header_hash(self.content, header):
+                raise ValueError("its header has changed")
+            self.take()
+        except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+            reason = str(error) or type(error).__name__
+            raise ValueError(f"{path} {self.what} ({reason}): {AGAIN}") from error
+        except OSError as error:
+            raise cannot_open(path, error) from error
+
+    def take(self) -> None:
+        """Read what the content must hold; raises KeyError where it does not."""
+
+    @property
+    def arrays(self) -> Arrays:
+        """All arrays, mapped anew."""
+        return mapped(self.path, self.size, self.start, self.entries)
+
+
+class Shard(Packed):
+    """The rows of one group of clips."""
+
+    def take(self) -> None:
+        """Names of the rows, reasons of the failures, hashes of the arrays."""
+        self.clips: list[str] = self.content["clips"]
+        self.failed: dict[str, str] = self.content["failed"]
+        self.hashes: dict[str, str] = self.content["sha256"]
+
+    def verify(self) -> None:
+        """Raise ValueError if any byte is not what was written."""
+        if "header" not in self.content:
+            raise ValueError(f"{self.path} has no hash of its names: an older version wrote it; extract again")
+        if self.head != head(self.content, self.entries) or self.size != self.start + self.end:
+            raise ValueError(f"{self.path}: the bytes of its header have changed: remove the file and extract again")
+        for name, array in self.arrays.items():
+            if hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() != self.hashes.get(name):
+                raise ValueError(f"{self.path}: the bytes of {name!r} have changed: remove the file and extract again")
+
+
+def pack_shard(clips: list[str], arrays: Mapping[str, np.ndarray], failed: Mapping[str, str]) -> Iterator[bytes]:
+    """The bytes of a shard; equal content gives equal bytes."""
+    hashes = {name: hashlib.sha256(np.ascontiguousarray(arrays[name]).data).hexdigest() for name in sorted(arrays)}
+    return pack({"clips": clips, "failed": dict(sorted(failed.items())), "sha256": hashes}, arrays)
+
+
+def pack(content: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Iterator[bytes]:
+    """The bytes of a file in the safetensors layout, with a hash of its header in it."""
+    ready = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    entries: dict[str, dict[str, Any]] = {}
+    offset = 0
+    for name, array in ready.items():
+        ends = [offset, offset + array.nbytes]
+        entries[name] = {"dtype": NAMES[array.dtype], "shape": list(array.shape), "data_offsets": ends}
+        offset = ends[1]
+    yield head({**content, "header": _header_hash(content, entries)}, entries)
+    yield from (array.tobytes() for array in ready.values())
+
+
+def head(content: Mapping[str, Any], entries: Mapping[str, Any]) -> bytes:
+    """Length and header."""
+    text = json.dumps({"__metadata__": {"xmodal": json.dumps(content)}, **entries}).encode()
+    text += b" " * (-len(text) % 8)  # rows then start at a multiple of eight bytes
+    return struct.pack("<Q", len(text)) + text
+
+
+def _header_hash(content: Mapping[str, Any], entries: Mapping[str, Any]) -> str:
+    plain = {name: value for name, value in content.items() if name != "header"}
+    return hashlib.sha256(json.dumps([plain, entries], sort_keys=True).encode()).hexdigest()
+
+
+def mapped(path: Path, size: int, start: int, entries: Mapping[str, Mapping[str, Any]]) -> Arrays:
+    """Arrays of a file, by one mapping; raises OSError where it cannot be opened, or has another size than it had."""
+    with _opened(path) as file:
+        if file.seek(0, 2) != size:
+            raise OSError(f"{path} has changed while it was in use: start again")
+        try:
+            base = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        except OSError as error:
+            raise cannot_open(path, error) from error
+    found = {}
+    for name, entry in entries.items():
+        begin, end = entry["data_offsets"]
+        found[name] = base[start + begin : start + end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return found
+
+
+class Mappings:
+    """The mapped files of this process, the longest unused of which is unmapped when there are too many."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self.most = most or _most()
+        self._open: OrderedDict[tuple[Path, int], Arrays] = OrderedDict()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def arrays(self, path: Path, size: int, changed: int, start: int, entries: Mapping[str, Any]) -> Arrays:
+        """Arrays of a file of this size, last changed at this time."""
+        with self._lock:
+            found = self._open.get((path, changed))
+            if found is None:
+                while len(self._open) >= self.most:
+                    self._open.popitem(last=False)
+                try:
+                    found = mapped(path, size, start, entries)
+                except OSError as error:
+                    if not _used_up(error):
+                        raise
+                    self._open.clear()  # the rest of the process needs what we hold
+                    found = mapped(path, size, start, entries)
+                self._open[path, changed] = found
+            self._open.move_to_end((path, changed))
+            return found
+
+
+def cannot_open(path: Path, error: OSError) -> OSError:
+    """The error in one sentence, which does not blame the file."""
+    if _used_up(error):
+        reason = f"this process has too many files open: raise `ulimit -n`, which is {_limit()}"
+    else:
+        reason = error.strerror or str(error)
+    return OSError(error.errno, f"{path} cannot be read ({reason})")
+
+
+def _used_up(error: OSError) -> bool:
+    return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise cannot_open(path, error) from error
+
+
+def _limit() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] if resource is not None else 512
+
+
+def _most() -> int:
+    """A quarter of the files that this process may open: a mapping keeps one."""
+    limit = _limit()
+    return 1024 if limit < 0 else min(1024, max(4, limit // 4))
+
+
+MAPPINGS = Mappings()
