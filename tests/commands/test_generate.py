@@ -222,3 +222,15 @@ def test_sounds_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="not finite"):
             write_sound(tmp_path / "a.wav", np.array([0.0, bad]), 16000)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_prompt_without_its_place_is_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(["generate", "bell.wav", "--to", "image", "--prompt", "no hole"])
+    assert caught.value.code == 2
+    assert "--prompt 'no hole' must hold exactly one {}" in capsys.readouterr().err
+
+
+def test_an_adapter_of_another_kind_is_refused_before_it_is_built() -> None:
+    with pytest.raises(ValueError, match="v2a-mini makes audio of image, video, not image"):
+        run(["generate", "bell.wav", "--to", "image", "--adapter", "v2a-mini"])

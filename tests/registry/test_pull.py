@@ -314,6 +314,18 @@ def test_missing_says_file_size_source_and_command() -> None:
     assert [readable(size) for size in (5, 1500, 2_000_000, 1.34e9)] == ["5 B", "1.5 kB", "2 MB", "1.34 GB"]
 
 
+def test_a_snapshot_fetched_by_its_revision_is_found(caches: Path) -> None:
+    place = caches / "hub" / "models--acme--ear"
+    for revision, names in (("c0ffee", ("config.json", "model.safetensors")), ("f00d", ("config.json",))):
+        (place / "snapshots" / revision).mkdir(parents=True)
+        for name in names:
+            (place / "snapshots" / revision / name).touch()
+    assert CARD.find() == place / "snapshots" / "c0ffee"  # f00d is newer and not whole
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("f00d")
+    assert CARD.find() == place / "snapshots" / "c0ffee"
+
+
 # ---- adapters by hub id
 
 

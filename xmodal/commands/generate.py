@@ -51,6 +51,8 @@ def main(arguments: Sequence[str]) -> None:
     for name in useless[options["to"]]:
         if options[name]:
             parser.error(f"--{name.replace('_', '-')} is of no use with --to {options['to']}")
+    if options["prompt"] is not None and options["prompt"].count("{}") != 1:
+        parser.error(f"--prompt {options['prompt']!r} must hold exactly one {{}}, the place of the sound")
     options["audio_length_in_s"] = options.pop("seconds")
     commercial = options.pop("commercial")
     consent(options["trust"])

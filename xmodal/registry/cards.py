@@ -105,12 +105,19 @@ class Card:
         place = self.place
         if not self.repository or place == Path(self.source):
             return place if place.exists() else None
-        revision = place / "refs" / "main"
-        folder = place / "snapshots" / (revision.read_text(encoding="utf-8").strip() if revision.is_file() else "-")
-        if not folder.is_dir() or self.lacking(folder):
+        folder = self._snapshot(place)
+        if folder is None:
             return None
         only = next(iter(self.files)) if len(self.files) == 1 else ""
         return folder / only if only.endswith(PICKLED) else folder
+
+    def _snapshot(self, place: Path) -> Path | None:
+        """The whole snapshot of the main branch, or else the newest whole one, which was fetched by its revision."""
+        main = place / "refs" / "main"
+        found = sorted((place / "snapshots").glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
+        if main.is_file():
+            found.insert(0, place / "snapshots" / main.read_text(encoding="utf-8").strip())
+        return next((folder for folder in found if folder.is_dir() and not self.lacking(folder)), None)
 
     def lacking(self, folder: Path) -> list[str]:
         """Return which of the card's files the folder lacks; of patterns only one needs to be met."""
