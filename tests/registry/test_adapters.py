@@ -207,8 +207,6 @@ def test_a_foreign_recipe_starts_no_download(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words", [["--config", "mine.yaml"], ["--config", "plain.yaml", "--model.init_args.card", "${oc.env:HOME}"]]
 )
-    "words", [["--config", "mine.yaml"], ["--config", "plain.yaml", "--model.init_args.card", "${oc.env:HOME}"]]
-)
 def test_the_environment_is_never_written_into_a_recipe(
     words: list[str], here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
