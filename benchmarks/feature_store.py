@@ -4,6 +4,9 @@ Pooled pairs (768 + 512 float16) read in batches of 256, shuffled where the form
 it (from files and from memory), one .npz file per clip, a WebDataset tar of .npy members (read by webdataset if it is
 installed, and by Python's tarfile), litdata if it is installed (in its own order, without workers).
 
+Then stores that are large: two of 2,000 shards in a process that may open 128 files, and ten million rows, opened in a fresh
+process (--only reads or --only large leaves out the other half).
+
 Every ratio compares two numbers of this run. Seconds are processor seconds of this process (files come from the page cache),
 which others at work on the machine change little. Writes benchmarks/results/feature_store.json.
 """
@@ -14,6 +17,8 @@ import argparse
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -154,27 +159,105 @@ def tar_rate(path: Path) -> dict[str, float]:
     return {"tar (tarfile)": rate(plain()), "tar (webdataset)": rate(web())}
 
 
+OPENED = """
+import json, resource, sys, time
+roots, limit = sys.argv[2:], int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+import numpy as np
+from xmodal.data.features import FeatureStore
+def peak():
+    with open("/proc/self/status") as file:  # the peak that getrusage tells is inherited from the parent
+        return int(next(line for line in file if line.startswith("VmHWM")).split()[1]) / 1024
+before, start = peak(), time.perf_counter()
+stores = [FeatureStore.open(root) for root in roots]
+counts = [len(store) for store in stores]
+failed = [len(store.failures()) for store in stores]
+opened = time.perf_counter() - start
+found = {"rows": counts, "opens_in_s": round(opened, 2), "opening_takes_mb": round(peak() - before), "process_mb": round(peak())}
+picked = np.random.default_rng(0).integers(0, counts[0], 20000)
+rows = [store.locate([f"clip {number}" for number in picked]) for store in stores]
+start = time.perf_counter()
+for each in rows:
+    for begin in range(0, len(picked), 256):
+        read = each.read(np.arange(begin, min(begin + 256, len(picked))))
+        assert (read["number"][:, 0] == picked[begin : begin + 256]).all()
+found["rows_read_per_second"] = round(len(rows) * len(picked) / (time.perf_counter() - start))
+if limit == 128:
+    start = time.perf_counter()
+    assert not [damaged for store in stores for damaged in store.verify()]
+    found["verified_in_s"] = round(time.perf_counter() - start, 2)
+print(json.dumps(found))
+"""
+
+
+def numbered(folder: Path, count: int, rows: int) -> FeatureStore:
+    """A store whose every row is its number and a vector of 16."""
+    store = FeatureStore(folder, Key("numbers", "none"))
+
+    for start in range(0, count, rows):
+        numbers = np.arange(start, min(start + rows, count))
+        names = [f"clip {number}" for number in numbers]
+        store.write(names, names, {"number": numbers[:, None], "vector": np.zeros((len(numbers), 16), np.float16)})
+    return store
+
+
+def opened(limit: int, *stores: FeatureStore) -> dict[str, object]:
+    command = [sys.executable, "-c", OPENED, str(limit), *(str(store.root) for store in stores)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def large(million: int) -> dict[str, object]:
+    """What stores cost that have many shards, or many rows."""
+    found: dict[str, object] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        pair = [numbered(Path(scratch) / name, 2000 * 64, 64) for name in ("one", "two")]
+        found["2 stores of 2,000 shards, at most 128 open files, first time"] = opened(128, *pair)
+        for store in pair:
+            len(store)  # makes the index that verifying has removed
+        found["2 stores of 2,000 shards, at most 128 open files, with their index"] = opened(128, *pair)
+    with tempfile.TemporaryDirectory() as scratch:
+        store = numbered(Path(scratch), million * 10**6, 4096)
+        start = time.perf_counter()
+        len(store)
+        indexed = round(time.perf_counter() - start, 1)
+        found[f"{million} million rows"] = {"index_made_in_s": indexed, **opened(1024, store)}
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=20000)
+    parser.add_argument("--million", type=int, default=10, help="rows of the large store (default: 10)")
+    parser.add_argument("--only", choices=["reads", "large"])
     options = parser.parse_args()
-    speeds = reads(options.clips)
-    print(f"rows of 768 + 512 float16 read per second, batches of {BATCH}, {options.clips} clips, {os.cpu_count()} cores")
+    RESULTS.mkdir(exist_ok=True)
+    target = RESULTS / "feature_store.json"
+    report = json.loads(target.read_text()) if target.exists() else {}
+    if options.only != "large":
+        report |= compared(options.clips)
+    if options.only != "reads":
+        report["large"] = large(options.million)
+        print(json.dumps(report["large"], indent=1))
+    target.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def compared(count: int) -> dict[str, object]:
+    """Rates of all formats, printed, and as they are reported."""
+    speeds = reads(count)
+    print(f"rows of 768 + 512 float16 read per second, batches of {BATCH}, {count} clips, {os.cpu_count()} cores")
     for name, speed in speeds.items():
         print(f"  {name:<24}{speed:>12,.0f}   store is {speeds['store'] / speed:,.1f} times as fast")
     for name in ("tar (webdataset)", "litdata"):
         if name not in speeds:
             print(f"  {name:<24} not installed")
     ratios = {name: round(speeds["store"] / speed, 1) for name, speed in speeds.items()}
-    report = {
-        "clips": options.clips,
+    return {
+        "clips": count,
         "cores": os.cpu_count(),
         "load_before": round(os.getloadavg()[0], 1),
         "rows_per_second": {name: round(speed) for name, speed in speeds.items()},
         "store_is_times_as_fast": ratios,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "feature_store.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

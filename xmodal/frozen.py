@@ -69,6 +69,23 @@ class Frozen(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+class Later:
+    """A frozen part that is built when its numbers are asked for, and not to find what it has computed before.
+
+    Args:
+        kind: its class.
+        identity: what its weights are made of: the same text, the same fingerprint.
+        build: gives the part, the same one each time.
+    """
+
+    def __init__(self, kind: type[Frozen], identity: str, build: Callable[[], Frozen]) -> None:
+        self.kind, self.identity, self.build = kind, identity, build
+
+    def fingerprint(self) -> str:
+        """Of the part, which is built for it."""
+        return self.build().fingerprint()
+
+
 @dataclass(frozen=True)
 class Feature:
     """What frozen parts make of a clip: worth computing once and storing.
@@ -79,9 +96,18 @@ class Feature:
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    parts: tuple[Frozen, ...]
+    parts: tuple[Frozen | Later, ...]
     compute: Callable[[Mapping[str, Any]], dict[str, Tensor]]
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> tuple[type[Frozen], ...]:
+        """Classes of the parts."""
+        return tuple(part.kind if isinstance(part, Later) else type(part) for part in self.parts)
+
+    def built(self) -> list[Frozen]:
+        """The parts, built."""
+        return [part.build() if isinstance(part, Later) else part for part in self.parts]
 
 
 def _without_side_effect_on_seeds(construct: Callable[..., None]) -> Callable[..., None]:

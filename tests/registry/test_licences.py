@@ -11,6 +11,7 @@ from xmodal.__main__ import main, run
 from xmodal.registry import licences
 from xmodal.registry import recipe as parts
 from xmodal.registry.adapters import parts_of
+from xmodal.registry.build import late_parts
 from xmodal.registry.cards import Card
 from xmodal.registry.modelcard import model_card
 
@@ -129,6 +130,29 @@ def test_missing_weights_end_at_once_with_the_command(
     assert "has no card 'sd-9'" in line
     line = error_of(["fit", "--config", str(tmp_path / "absent.yaml")], monkeypatch, capsys)
     assert "there is no recipe" in line
+
+
+def test_training_asks_only_for_what_it_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "nothing"))
+    monkeypatch.setenv("XMODAL_CACHE", str(tmp_path / "nothing"))
+    words = ["fit", "--config", str(parts.__file__).replace("xmodal/registry/recipe.py", "recipes/miniature/v2a_diffusion.yaml")]
+    for late in ("generator", "target"):
+        words += [f"--model.{late}.card", {"generator": "audioldm-s-full-v2", "target": "audioldm"}[late]]
+    found = parts.of_command(words)
+    lacking = {part.place for part in found if part.card.find() is None}
+    assert lacking == {"model.generator", "model.target"}
+    with pytest.raises(FileNotFoundError):
+        parts.check_weights(found)
+    parts.check_weights(found, parts.in_training(words))
+    words += ["--model.encoder.card", "vit-b-32"]
+    with pytest.raises(FileNotFoundError, match=r"model\.encoder"):
+        parts.check_weights(parts.of_command(words), parts.in_training(words))
+
+
+def test_parts_that_are_made_later() -> None:
+    assert late_parts("xmodal.vision2audio.V2AMapper") == {"target", "generator"}
+    assert late_parts("xmodal.text2audio.CLIPSonic") == {"text_encoder", "prior"}
+    assert late_parts("no.such.Task") == late_parts(None) == frozenset()
 
 
 def adapter(folder: Path, card: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from PIL import Image
 
 from tests.data.test_video import write_video
 from tests.text2audio import parts as text2audio
-from tests.vision2audio.parts import COLOURS, RATE, colour, task
+from tests.vision2audio.parts import CARDS, COLOURS, RATE, Ears, colour, task
 from xmodal.data import PairedMedia
 from xmodal.data.extraction import extract
 from xmodal.data.pan import from_known_pan, panned
@@ -155,3 +156,31 @@ def test_training_on_frames_computed_and_cached(tmp_path: Path) -> None:
     assert (seen[3][:, 2] - seen[3][:, 0]).abs().max() > 0.2
     plain = task().features(next(iter(media(manifest, frames=3).val_dataloader())))
     torch.testing.assert_close(seen[3], plain["image_embedding"])
+
+
+def test_the_target_is_not_built_where_all_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, built = write_panned(tmp_path), Ears.built
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "model").write_text("one")
+    card = replace(CARDS["six"], source=str(weights), sample_rate=RATE)
+    monkeypatch.setitem(CARDS, "six", card)
+
+    def fitted() -> int:
+        before = Ears.built
+        run = trainer(tmp_path, max_steps=1)
+        run.fit(task(target=partial(Ears, card="six")), media(manifest, cache=tmp_path / "cache"))
+        return Ears.built - before
+
+    extract(
+        task(target=partial(Ears, card="six")).frozen_features(), media(manifest, cache=tmp_path / "cache"), trainer(tmp_path)
+    )
+    assert Ears.built == built + 1
+    assert fitted() == 0
+    (weights / "model").write_text("another")  # as far as can be told unbuilt: it is looked at, and found to be the same
+    assert fitted() == 1
+    assert fitted() == 0
+    (tmp_path / "cache" / "fingerprints.json").write_text("damaged")
+    assert fitted() == 1
+    with pytest.raises(ValueError, match="sounds at 16000 Hz, but the target hears 4000 Hz"):
+        trainer(tmp_path).fit(task(target=partial(Ears, card="six")), media(manifest, sample_rate=16_000))

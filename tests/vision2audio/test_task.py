@@ -19,7 +19,7 @@ from tests.rounding import agree
 from tests.tiny import build
 from tests.vision2audio.parts import DIFFUSION, RATE, Ears, Eyes, Voice, batch, colour, task
 from xmodal.adapter_task import AdapterTask
-from xmodal.vision2audio import MeanShift, V2AMapper
+from xmodal.vision2audio import DiffusionMapper, MeanShift, StereoPan, V2AMapper
 from xmodal.vision2audio.agreement import Agreement
 from xmodal.vision2audio.frames import aggregate
 from xmodal.vision2audio.task import promised_dim
@@ -298,3 +298,26 @@ def test_r14_sums_over_processes_are_exact() -> None:
         assert float(found[name]) == pytest.approx(float(expected[name]), abs=1e-12)
     own = torch.nn.functional.cosine_similarity(guess.double(), target.double(), dim=-1).mean()
     assert float(expected["cosine"]) == pytest.approx(float(own), abs=1e-12)
+
+
+def test_validation_guesses_in_a_few_steps_and_a_test_in_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int | None] = []
+    plain = DiffusionMapper.sample
+
+    def counted(mapper: DiffusionMapper, *arguments: Any, **options: Any) -> Any:
+        steps.append(options.get("num_inference_steps"))
+        return plain(mapper, *arguments, **options)
+
+    monkeypatch.setattr(DiffusionMapper, "sample", counted)
+    items = {"image_embedding": torch.randn(8, 5), "audio_embedding": torch.randn(8, 6), "id": list("abcdefgh")}
+    for default, expected in ((12, 8), (3, 3)):
+        one = task(adapter=partial(DIFFUSION, num_inference_steps=default))
+        trainer(tmp_path).validate(one, Data(items), verbose=False)
+        assert set(steps) == {expected}
+        steps.clear()
+        trainer(tmp_path).test(one, Data(items).val_dataloader(), verbose=False)
+        assert set(steps) == {None}
+        steps.clear()
+    stereo = task(adapter=partial(StereoPan, mapper=partial(DIFFUSION, num_inference_steps=12)))
+    assert stereo.adapter.quick == {"num_inference_steps": 8}
+    assert task().adapter.quick == {}

@@ -9,15 +9,16 @@ from importlib.util import find_spec
 
 from xmodal.commands.stopping import stopping
 from xmodal.commands.terminal import check
-from xmodal.registry.recipe import of_command
+from xmodal.registry.recipe import in_training, of_command
 
 
 def main(arguments: Sequence[str]) -> None:
     """Refuse what cannot run, then hand over to Lightning's command line, which reads sys.argv."""
     words = [word for word in arguments if word != "--commercial"]
-    if not {"-h", "--help", "--print_config"} & set(words):
-        check(of_command(words), len(words) < len(arguments))
     hand_over(words)
+    if not {"-h", "--help", "--print_config"} & set(words):
+        built = in_training(words) if words[0] in ("fit", "validate") else None
+        check(of_command(words), len(words) < len(arguments), built)
     with stopping(words) as asked:
         from xmodal.commands.lightning import run
 

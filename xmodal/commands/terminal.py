@@ -85,15 +85,15 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def check(found: Sequence[Part], commercial: bool) -> None:
-    """Refuse what cannot or must not run, before anything is imported."""
+def check(found: Sequence[Part], commercial: bool, built: Callable[[Part], bool] | None = None) -> None:
+    """Refuse what cannot or must not run, before anything is imported; weights are asked for of parts that are ``built``."""
     if commercial:
         from xmodal.registry.licences import refuse_non_commercial
 
         refuse_non_commercial(found)
     from xmodal.registry.recipe import check_weights
 
-    check_weights(found)
+    check_weights(found, built)
 
 
 def _number(text: str, kind: Callable[[str], N], expected: str, good: Callable[[N], bool]) -> N:

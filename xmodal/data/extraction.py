@@ -117,7 +117,7 @@ class Extractor(LightningModule):
     def __init__(self, feature: Feature, store: FeatureStore, batch_size: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.feature, self.store, self.batch_size, self.dtype_stored = feature, store, batch_size, dtype
-        self.parts = torch.nn.ModuleList(feature.parts)
+        self.parts = torch.nn.ModuleList(feature.built())
 
     def predict_step(self, batch: tuple[list[str], list[tuple[str, Any]]], batch_idx: int) -> None:
         """Write the shard of one group."""

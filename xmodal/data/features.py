@@ -15,10 +15,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +27,10 @@ from xmodal.data.index import INDEX, Index
 from xmodal.data.packed import DTYPES, NAMES, SHARD, Shard, pack_shard
 from xmodal.files import clean_up, write_whole
 
+if TYPE_CHECKING:  # it imports torch, which listing stores does without
+    from xmodal.frozen import Later
+
+PRINTS = "fingerprints.json"
 KEY, FORMAT = "key.json", "2"  # 2: shards hold a hash of their own header
 
 
@@ -222,6 +227,21 @@ class Rows:
             for name, array in out.items():
                 array[part] = source[name][row[part]]
         return out
+
+
+def remembered(folder: Path, part: Later) -> str:
+    """Fingerprint of a part whose weights are what they were when it was last built beside these stores; else it is built."""
+    path = folder / PRINTS
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found := known.get(part.identity), str):
+            return found
+    except (OSError, ValueError, AttributeError):
+        known = {}
+    found = part.fingerprint()
+    with suppress(OSError):  # a folder that cannot be written to: it is built again the next time
+        write_whole(path, [json.dumps({**known, part.identity: found}, indent=1, sort_keys=True).encode()])
+    return found
 
 
 def stores(folder: str | Path) -> list[FeatureStore]:

@@ -13,10 +13,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from xmodal.data.codec import check_backend, codec_name
-from xmodal.data.features import FeatureStore, Key
+from xmodal.data.features import FeatureStore, Key, remembered
 from xmodal.data.loading import Loader, Resident, free_bytes, stored_bytes
 from xmodal.data.manifest import Manifest, Row
 from xmodal.data.media import INPUTS, MEDIA, PairedMediaSet, bucket_lengths
+from xmodal.frozen import Later
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 CROPS = ("random", "loudest")
@@ -112,7 +113,7 @@ class PairedMedia(LightningDataModule):
         self.device_resident, self.bucket_seconds, self.backend = device_resident, bucket_seconds, backend
         self.frames, self.predict_inputs = frames, predict_inputs
         self.rows_per_shard = rows_per_shard
-        self._prints: dict[int, str] = {}
+        self._prints: dict[Any, str] = {}
 
     def train_dataloader(self) -> Loader:
         """Split ``train``, in a new order each epoch; a checkpoint keeps the position."""
@@ -162,7 +163,7 @@ class PairedMedia(LightningDataModule):
         picture = {"size": list(self.size), "resize": "bicubic", "frames": self.frames}
         settings = {"waveform": sound, "pixels": picture, "pan": sound}
         key = Key(
-            model=f"{'+'.join(type(part).__qualname__ for part in feature.parts)}.{'+'.join(feature.outputs)}".lstrip("."),
+            model=f"{'+'.join(kind.__qualname__ for kind in feature.kinds)}.{'+'.join(feature.outputs)}".lstrip("."),
             weights="+".join(self._print(part) for part in feature.parts),
             preprocessing={
                 **{name: settings[name] for name in feature.inputs},
@@ -255,9 +256,11 @@ class PairedMedia(LightningDataModule):
         return getattr(self._task(), "frozen_features", dict)()
 
     def _print(self, part: Any) -> str:
-        if id(part) not in self._prints:
-            self._prints[id(part)] = part.fingerprint()
-        return self._prints[id(part)]
+        """Fingerprint of a part. Of one that is not built it is remembered beside the stores."""
+        name: Any = part.identity if isinstance(part, Later) else id(part)
+        if name not in self._prints:
+            self._prints[name] = remembered(self.cache, part) if isinstance(part, Later) and self.cache else part.fingerprint()
+        return self._prints[name]
 
 
 def decoders(backend: str = "default") -> str:

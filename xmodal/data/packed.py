@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import mmap
+import os
 import struct
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -129,13 +130,16 @@ def _header_hash(content: Mapping[str, Any], entries: Mapping[str, Any]) -> str:
 
 def mapped(path: Path, size: int, start: int, entries: Mapping[str, Mapping[str, Any]]) -> Arrays:
     """Arrays of a file, by one mapping; raises OSError where it cannot be opened, or has another size than it had."""
-    with _opened(path) as file:
-        if file.seek(0, 2) != size:
-            raise OSError(f"{path} has changed while it was in use: start again")
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         try:
-            base = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-        except OSError as error:
-            raise cannot_open(path, error) from error
+            if os.fstat(descriptor).st_size != size:
+                raise OSError(errno.ESTALE, "it has changed while it was in use: start again")
+            base = np.frombuffer(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ), np.uint8)
+        finally:
+            os.close(descriptor)  # the mapping has its own
+    except OSError as error:
+        raise cannot_open(path, error) from error
     found = {}
     for name, entry in entries.items():
         begin, end = entry["data_offsets"]
@@ -184,13 +188,6 @@ def cannot_open(path: Path, error: OSError) -> OSError:
 
 def _used_up(error: OSError) -> bool:
     return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise cannot_open(path, error) from error
 
 
 def _limit() -> int:

@@ -171,6 +171,21 @@ def parameters(kind: type) -> dict[str, Any]:
     return found
 
 
+def late_parts(class_path: Any) -> frozenset[str]:
+    """Return the options of a class that are ``Callable[[], ...]``; none for what is no class that can be imported here."""
+    module, _, name = str(class_path).rpartition(".")
+    try:
+        kind = getattr(import_module(module), name)
+        hints = parameters(kind)
+    except (ImportError, ValueError, AttributeError, TypeError):
+        return frozenset()  # the command line says what is wrong with it
+    return frozenset(
+        option
+        for option, hint in hints.items()
+        if any(get_origin(each) is Callable and get_args(each)[:1] == ([],) for each in _members(hint))
+    )
+
+
 def _hints(kind: type) -> dict[str, Any]:
     try:
         return get_type_hints(vars(kind)["__init__"])

@@ -6,8 +6,9 @@ A recipe from elsewhere, one that came with an adapter, is read by `parse`, whic
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,11 @@ def parts(document: Mapping[str, Any]) -> list[Part]:
 
 def of_command(arguments: Sequence[str]) -> list[Part]:
     """Return the parts of a command line of `xmodal fit`: ``--config FILE`` any number of times, and ``--key value``."""
+    return parts(document_of(arguments))
+
+
+def document_of(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the recipe of such a command line."""
     files, overrides = [], []
     words = iter(arguments)
     for word in words:
@@ -132,16 +138,37 @@ def of_command(arguments: Sequence[str]) -> list[Part]:
             files.append(value)
         elif "." in key:
             overrides.append((key, value))
-    return parts(read(files, overrides))
+    return read(files, overrides)
 
 
-def check_weights(found: Sequence[Part]) -> None:
-    """Raise ValueError for the first part without a card, FileNotFoundError for one whose weights are not all on this machine."""
+def in_training(arguments: Sequence[str]) -> Callable[[Part], bool]:
+    """Return what tells whether a training builds a part for certain.
+
+    It does not build what the task's constructor takes as ``Callable[[], ...]``: that is made when it is first needed. To
+    know those, the task's module is imported, at the first part that is asked about.
+    """
+
+    @cache
+    def late() -> frozenset[str]:
+        from xmodal.registry.build import late_parts
+
+        section = document_of(arguments).get("model")
+        return late_parts(section.get("class_path")) if isinstance(section, Mapping) else frozenset()
+
+    return lambda part: part.place.removeprefix("model.").partition(".")[0] not in late()
+
+
+def check_weights(found: Sequence[Part], built: Callable[[Part], bool] | None = None) -> None:
+    """Raise ValueError for the first part without a card, FileNotFoundError for one whose weights are not all on this machine.
+
+    ``built`` tells whether this command builds a part for certain; others are not asked for. Only parts that lack weights
+    are shown to it.
+    """
     for part in found:
         if part.problem:
             raise ValueError(f"{part.place}: {part.problem}")
         scheme = ":" in part.card.source.removeprefix("package:").removeprefix("recipe:")
-        if part.card.find() is None and not part.downloads and not scheme:
+        if part.card.find() is None and not part.downloads and not scheme and (built is None or built(part)):
             raise FileNotFoundError(f"{part.place}: {part.card.missing()}")
 
 

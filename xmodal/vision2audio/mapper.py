@@ -35,6 +35,11 @@ class Mapper(Adapter):
             raise ValueError(f"source_norm {source_norm!r} is not one of scaled, unit, none")
         self.in_dim, self.out_dim, self.source_norm = in_dim, out_dim, source_norm
 
+    @property
+    def quick(self) -> dict[str, Any]:
+        """Options of :meth:`sample` for validation, which asks for a trend at little cost; by default none."""
+        return {}
+
     @abstractmethod
     def loss(self, source: Tensor, target: Tensor) -> Tensor:
         """Sources (B, d1) and their targets (B, d2), of any length -> scalar. Neither argument is changed."""

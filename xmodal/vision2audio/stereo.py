@@ -44,6 +44,11 @@ class StereoPan(Mapper):
         self.mapper, self.weight = inner, weight
         self.head = nn.Sequential(nn.Linear(in_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, 1), nn.Tanh())
 
+    @property
+    def quick(self) -> dict[str, Any]:
+        """The mapper's own."""
+        return self.mapper.quick
+
     def loss(self, source: Tensor, target: Tensor) -> Tensor:
         """The mapper's own."""
         return self.mapper.loss(source, target)

@@ -6,7 +6,6 @@ the mapper, on pairs of embeddings alone. The audio tower is built only to train
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 from zlib import crc32
@@ -17,10 +16,11 @@ from torch import Tensor
 from xmodal.adapter_task import AdapterTask
 from xmodal.data.pan import from_known_pan, known_pan
 from xmodal.foundation.base import AudioEncoder, AudioGenerator, ImageEncoder
-from xmodal.frozen import Feature, Frozen
+from xmodal.frozen import Feature, Frozen, Later
 from xmodal.pipelines import join
 from xmodal.vision2audio.agreement import Agreement
 from xmodal.vision2audio.frames import Aggregation, aggregate, check_aggregation
+from xmodal.vision2audio.identity import card_of, identity, kind_of
 from xmodal.vision2audio.mapper import Mapper
 from xmodal.vision2audio.pipeline import V2AMapperOutput, V2AMapperPipeline
 from xmodal.vision2audio.regression import RegressionMapper
@@ -104,6 +104,13 @@ class V2AMapper(AdapterTask):
             raise ValueError(f"target gives embeddings of size {target.dim}, but the mapper was built for size {expected}")
         return target
 
+    def _later_target(self) -> AudioEncoder | Later:
+        """The target, or what finds its stored embeddings without building it."""
+        found = None if isinstance(self._target, Frozen) else identity(self._target)
+        if found is None:
+            return self.target
+        return Later(cast("type[Frozen]", kind_of(self._target)), found, lambda: self.target)
+
     @property
     def generator(self) -> AudioGenerator:
         """What makes the sounds, built when it is first needed."""
@@ -130,7 +137,7 @@ class V2AMapper(AdapterTask):
 
         found = {
             "image_embedding": Feature(("pixels",), ("image_embedding",), (self.encoder,), see),
-            "audio_embedding": Feature(("waveform",), ("audio_embedding",), (self.target,), hear),
+            "audio_embedding": Feature(("waveform",), ("audio_embedding",), (self._later_target(),), hear),
         }
         if isinstance(self.adapter, StereoPan):
             found["known_pan"] = Feature(("pan",), ("known_pan",), (), place)
@@ -180,8 +187,8 @@ class V2AMapper(AdapterTask):
         return found.compute()  # type: ignore[return-value]
 
     @torch.no_grad()
-    def _agree(self, found: Agreement, batch: Mapping[str, Any]) -> None:
-        """Add a batch of features; a guess depends on its clip's name alone."""
+    def _agree(self, found: Agreement, batch: Mapping[str, Any], quick: bool = False) -> None:
+        """Add a batch of features; a guess depends on its clip's name alone. ``quick`` guesses in a few steps."""
         source, target = self.pairs(batch)
         clips = len(batch["audio_embedding"])
         ids = batch["id"] if "id" in batch else batch["clip"].tolist() if "clip" in batch else None
@@ -191,13 +198,13 @@ class V2AMapper(AdapterTask):
         if ids is not None:
             seeds = [crc32(str(name).encode()) for name in ids for _ in range(len(source) // clips)]
             noise = [torch.Generator().manual_seed(seed) for seed in seeds]
-        guess = self.published.sample(source, generator=noise)
+        guess = self.published.sample(source, generator=noise, **(self.published.quick if quick else {}))
         found.update(guess.unflatten(0, (clips, -1)), target.unflatten(0, (clips, -1)), ids)
 
     def _step(self, batch: Any, stage: str) -> Tensor:
         batch = {**batch, **self.features(batch)}
         if stage != "train":
-            self._agree(self.agreed, batch)
+            self._agree(self.agreed, batch, quick=stage == "val")
         return super()._step(batch, stage)
 
     def _log_means(self, stage: str) -> None:
@@ -208,8 +215,9 @@ class V2AMapper(AdapterTask):
     def on_fit_start(self) -> None:
         """Raise ValueError where the data's sounds are not at the rate that the target hears."""
         rate = getattr(getattr(self.trainer, "datamodule", None), "sample_rate", None)
-        if rate is not None and rate != self.target.sample_rate:
-            heard = self.target.sample_rate
+        card = None if isinstance(self._target, Frozen) else card_of(self._target)
+        heard = None if rate is None else card.sample_rate if card and card.sample_rate else self.target.sample_rate
+        if rate != heard:
             raise ValueError(f"the data gives sounds at {rate} Hz, but the target hears {heard} Hz: set data.sample_rate")
 
     def make(self, batch: Mapping[str, Any], rows: Sequence[int], generators: list[torch.Generator]) -> V2AMapperOutput:
@@ -228,9 +236,5 @@ def promised_dim(part: Any, name: str) -> int | None:
     """Size ``name`` of a part, or what the card that a recipe's factory will load says; None where only building it tells."""
     if isinstance(part, Frozen):
         return getattr(part, name)
-    made = [each for each in (part, getattr(part, "func", None), *getattr(part, "args", ())) if isinstance(each, type)]
-    if not made or not issubclass(made[0], Frozen):
-        return None
-    cards = getattr(sys.modules[made[0].__module__], "CARDS", {})
-    card = getattr(part, "keywords", {}).get("card", next(iter(cards), None))
-    return cards[card].dim if card in cards else None
+    card = card_of(part)
+    return None if card is None else card.dim
