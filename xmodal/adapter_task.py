@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from xmodal.files import write_beside
+from xmodal.files import visit, write_beside
 from xmodal.foundation.base import Adapter
 from xmodal.pipelines import Output, join
 from xmodal.registry.adapters import ADAPTER, CARD, RECIPE, find
@@ -126,6 +126,7 @@ class AdapterTask(Averaged):
             raise TypeError(f"{type(self).__name__} has no pipeline_class, so nothing can be predicted")
         names = [str(name) for name in batch["id"]]
         targets = [self.predictions / f"{name}{self.pipeline_class.suffix}" for name in names]
+        visit(self.predictions)
         missing = [row for row, path in enumerate(targets) if not path.exists()]
         if missing:
             made = self.make(batch, missing, [torch.Generator().manual_seed(crc32(names[row].encode())) for row in missing])

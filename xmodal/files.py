@@ -141,7 +141,7 @@ def write_whole(target: Path, pieces: Iterable[bytes]) -> Path:
     partial = _partial(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _visit(target.parent)
+        visit(target.parent)
         with _locked(partial) as file:
             for piece in pieces:
                 file.write(piece)
@@ -166,7 +166,7 @@ def write_beside(target: Path, write: Callable[[Path], object]) -> Path:
     """
     lock = _partial(target)
     filled = lock.with_name(lock.name + target.suffix)
-    _visit(target.parent)
+    visit(target.parent)
     with _locked(lock):
         try:
             write(filled)
@@ -203,8 +203,11 @@ def clean_up(folder: Path) -> int:
     return removed
 
 
-def _visit(folder: Path) -> None:
-    """Clean a folder up before this process writes into it for the first time."""
+def visit(folder: Path) -> None:
+    """Clean a folder up before this process writes into it for the first time.
+
+    Writers call it themselves; a command that may find everything written already, and so writes nothing, calls it, too.
+    """
     if folder not in _visited:
         _visited.add(folder)
         clean_up(folder)

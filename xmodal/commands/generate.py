@@ -11,7 +11,7 @@ from typing import Any
 
 from xmodal.commands.terminal import COMMERCIAL, check, consent, finite, positive, printable, seconds, trust
 from xmodal.data.inputs import Asked, read
-from xmodal.files import write_beside
+from xmodal.files import visit, write_beside
 from xmodal.registry.adapters import find
 from xmodal.routes import kind_of, pipeline, route, ways
 
@@ -123,6 +123,7 @@ def generate(
         _check_not_inputs(each, targets[each])
         _check_name(targets[each][-1], spectrogram)
     folder.mkdir(parents=True, exist_ok=True)
+    visit(folder)
     options = {name: value for name, value in options.items() if value is not None}
     make = _pictures if to == "image" else _waveforms
     for name in dict.fromkeys(names.values()):

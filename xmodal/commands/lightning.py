@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from xmodal.commands.stopping import Asked
 from xmodal.evaluation.callback import SuiteTest
-from xmodal.files import write_beside
+from xmodal.files import PARTIAL, clean_up, write_beside
 from xmodal.registry.adapters import checkpoints
 from xmodal.task import Task
 
@@ -97,8 +97,8 @@ def _command(asked: Asked, run: bool, arguments: list[str] | None = None) -> CLI
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            save_config_callback=SaveConfigCallback if run else None,
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=_WholeConfig if run else None,
+            save_config_kwargs={"save_to_log_dir": False},
             run=run,
             args=arguments,
             # "omegaconf" would resolve each file by itself and leave stale values after an overlay.
@@ -140,6 +140,21 @@ class _ToTheEnd(ModelCheckpoint):
         super().on_train_end(trainer, pl_module)
         if self.dirpath and not getattr(trainer, "fast_dev_run", False) and self._last_global_step_saved != trainer.global_step:
             trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
+
+
+class _WholeConfig(SaveConfigCallback):
+    """Lightning opens the file before it has the text, so a run killed between would leave an empty config.yaml."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.folder = trainer.log_dir  # all processes must ask for it
+        super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.folder is None:
+            return
+        text = self.parser.dump(self.config, skip_none=False)
+        Path(self.folder).mkdir(parents=True, exist_ok=True)
+        write_beside(Path(self.folder) / self.config_filename, lambda path: path.write_text(text, "utf-8"))
 
 
 def _every_minute() -> ModelCheckpoint:
@@ -193,6 +208,8 @@ def last_checkpoint(root: Path) -> str | None:
 
     Raises FileNotFoundError where nothing ever ran, ValueError where none of its checkpoints is whole.
     """
+    for folder in {path.parent for path in root.glob(f"**/.*{PARTIAL}")}:
+        clean_up(folder)  # a run that goes on writes into a folder of its own: nobody else would
     every = sorted(root.glob("**/last*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
     if not every and not any(root.glob("**/config.yaml")):
         raise FileNotFoundError(f"there is no last.ckpt under {root} to go on from: give the path with --ckpt_path")
