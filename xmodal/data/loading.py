@@ -48,7 +48,7 @@ class Loader:
         self.source, self.batch_size, self.shuffle, self.seed = source, batch_size, shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.groups = None if groups is None else np.asarray(groups)
-        self.epoch, self.seen, self._resumed = epoch, 0, False
+        self.epoch, self.seen, self._resumed, self._peeked = epoch, 0, False, False
         self._order: list[tuple[int, list[int]]] = []
         self._loader: DataLoader[Any] | None = None
         if isinstance(source, PairedMediaSet):
@@ -67,18 +67,23 @@ class Loader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         # Lightning asks for an iterator more often than it uses one, and stops at the last batch without asking for more.
-        if self.seen and not self._resumed:
+        if self._peeked:
+            self.seen, self._peeked = 0, False
+        elif self.seen and not self._resumed:
             self.epoch, self.seen = self.epoch + 1, 0
         batches = self._batches(self.epoch, self.seen)
         if not batches:  # the checkpoint was written at the end of its epoch
             self.epoch, self.seen = self.epoch + 1, 0
             batches = self._batches(self.epoch, 0)
+            # Lightning then takes one batch, finds its epoch done, and asks anew: that batch was not trained on.
+            self._peeked = self._resumed and len(batches) > self.world_size
         self._resumed = False
         self._order[:] = [(self.epoch, batch) for batch in batches[self.rank :: self.world_size]]
         rounds = range(0, len(batches), self.world_size)
         for start, batch in zip(rounds, self._loader or map(self._read, list(self._order)), strict=True):
             self.seen += sum(map(len, batches[start : start + self.world_size]))
             yield batch
+            self._peeked = False
 
     def state_dict(self) -> dict[str, Any]:
         """The position: epoch, and clips that it has given to all ranks together."""
