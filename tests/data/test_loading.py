@@ -124,21 +124,24 @@ class Seen(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def fit(folder: Path, steps: int, checkpoint: Path | None = None) -> Seen:
+EVERY = {"step": {"every_n_train_steps": 1}, "epoch": {"every_n_epochs": 1, "save_on_train_epoch_end": True}}
+
+
+def fit(folder: Path, steps: int, checkpoint: Path | None = None, every: str = "step") -> Seen:
     model = Seen()
     trainer = Trainer(
         default_root_dir=folder, accelerator="cpu", max_steps=steps, logger=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)],
+        enable_model_summary=False, callbacks=[ModelCheckpoint(folder, "{step}", save_top_k=-1, **EVERY[every])],
     )  # fmt: skip
     trainer.fit(model, Loader(Numbers(14), 3, shuffle=True), ckpt_path=checkpoint, weights_only=True)
     return model
 
 
-@pytest.mark.parametrize("step", [2, 4, 6])
-def test_a_resumed_training_sees_what_an_undisturbed_one_sees(tmp_path: Path, step: int) -> None:
-    whole = fit(tmp_path / "whole", 11).seen  # epochs of four steps
-    first = fit(tmp_path / "parts", step).seen
-    second = fit(tmp_path / "parts", 11, tmp_path / "parts" / f"step={step}.ckpt").seen
+@pytest.mark.parametrize(("every", "step"), [("step", 2), ("step", 4), ("step", 6), ("epoch", 4), ("epoch", 8)])
+def test_a_resumed_training_sees_what_an_undisturbed_one_sees(tmp_path: Path, every: str, step: int) -> None:
+    whole = fit(tmp_path / "whole", 11, every=every).seen  # epochs of four steps
+    first = fit(tmp_path / "parts", step, every=every).seen
+    second = fit(tmp_path / "parts", 11, tmp_path / "parts" / f"step={step}.ckpt", every).seen
     assert first + second == whole
 
 

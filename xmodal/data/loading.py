@@ -68,14 +68,14 @@ class Loader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         # Lightning asks for an iterator more often than it uses one, and stops at the last batch without asking for more.
         if self._peeked:
-            self.seen, self._peeked = 0, False
+            self._peeked = False  # the rest of that epoch
         elif self.seen and not self._resumed:
             self.epoch, self.seen = self.epoch + 1, 0
         batches = self._batches(self.epoch, self.seen)
         if not batches:  # the checkpoint was written at the end of its epoch
             self.epoch, self.seen = self.epoch + 1, 0
             batches = self._batches(self.epoch, 0)
-            # Lightning then takes one batch, finds its epoch done, and asks anew: that batch was not trained on.
+            # Lightning then takes one batch, finds its epoch done, and asks anew: that batch was trained on.
             self._peeked = self._resumed and len(batches) > self.world_size
         self._resumed = False
         self._order[:] = [(self.epoch, batch) for batch in batches[self.rank :: self.world_size]]
