@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.tiny import RECIPE
 from xmodal.commands.lightning import DurableCheckpoints, last_checkpoint
 
 
@@ -39,3 +40,20 @@ def test_the_newest_whole_one_is_taken_and_the_torn_one_named(tmp_path: Path, ca
     whole.unlink()
     with pytest.raises(ValueError, match="version_1/last.ckpt is not whole, and there is no other"):
         last_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("command", ["test", "validate", "predict"])
+def test_only_a_training_starts_anew_without_a_checkpoint(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from xmodal.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    (tmp_path / "outputs" / "tiny").mkdir(parents=True)
+    (tmp_path / "outputs" / "tiny" / "config.yaml").touch()  # of a run that wrote no checkpoint
+    monkeypatch.setattr("sys.argv", ["xmodal", command, "--config", "tiny.yaml", "--ckpt_path", "last"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    assert "there is no last.ckpt under outputs/tiny: train first" in capsys.readouterr().err

@@ -48,7 +48,11 @@ class CLI(LightningCLI):
         if config.trainer.default_root_dir is None:
             config.trainer.default_root_dir = str(OUTPUTS / _experiment(sys.argv))
         if config.get("ckpt_path") == "last":
-            config.ckpt_path = last_checkpoint(Path(config.trainer.default_root_dir))
+            root = Path(config.trainer.default_root_dir)
+            config.ckpt_path = last_checkpoint(root)
+            if config.ckpt_path is None and self.subcommand != "fit":
+                # An untrained adapter would be judged, and its numbers would look like a result.
+                raise FileNotFoundError(f"there is no last.ckpt under {root}: train first, or give a path with --ckpt_path")
             if config.ckpt_path is None:
                 print("the last run was stopped before its first checkpoint: starting anew", file=sys.stderr)
 

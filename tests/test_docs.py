@@ -1,0 +1,55 @@
+"""The commands of docs/*.md, from an installed wheel in a folder of its own: they work, or say in one sentence what they need.
+
+Trainings and sets of 256 clips are shortened; what needs published weights, a data set or the network must say so.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.test_readme import ROOT, installed, run
+from xmodal.miniature.render import render
+
+__all__ = ["installed"]
+SHORTER = (
+    (r"--count 256", "--count 12"),
+    (r"^(xmodal test --config recipes/miniature.*)", r"\1 --data.val_count 4 --data.batch_size 4 --model.num_inference_steps 2"),
+    (r"^(xmodal predict --config recipes/miniature/audiotoken.*)", r"\1 --model.num_inference_steps 2"),
+)
+# What is not in this folder: weights, data sets, earlier runs, the network, another package.
+ABSENT = re.compile(
+    r"pull |recipes/(audio2image|text2audio|vision2audio)/|acme-ear|BEATs_iter3|MANIFEST|compare |--ckpt_path last|vggsound"
+)
+
+
+def commands(page: Path) -> list[str]:
+    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line.partition(" #")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [re.sub(r"\s+", " ", line) for line in lines if line.startswith("xmodal ")]
+
+
+PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if commands(page)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_their_order(page: Path, installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / "recipes").symlink_to(installed / "xmodal" / "recipes")
+    render(tmp_path / "my clips", "train", 6)
+    (tmp_path / "my clips" / "manifest.jsonl").unlink()
+    for command in commands(page):
+        for pattern, shorter in SHORTER:
+            command = re.sub(pattern, shorter, command)
+        done = run(command, tmp_path, installed)
+        if not ABSENT.search(command):
+            assert done.returncode == 0, f"{command}\n{done.stderr}"
+            continue
+        said = done.stderr.strip().splitlines()
+        assert done.returncode in (1, 2), f"{command}\n{done.stdout}"
+        assert said, command
+        assert said[-1].startswith("xmodal"), f"{command}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, f"{command}\n{done.stderr}"
