@@ -108,7 +108,8 @@ class PositionConv(nn.Module):
         self.groups = groups
         self.weight_v = nn.Parameter(torch.empty(width, width // groups, kernel))
         nn.init.normal_(self.weight_v, std=math.sqrt(4 / (kernel * width)))
-        self.weight_g = nn.Parameter(self.weight_v.detach().square().sum((0, 1), keepdim=True).sqrt())
+        drawn = self.weight_v.detach()  # without memory there is nothing to sum, and torch would import its compiler for it
+        self.weight_g = nn.Parameter(torch.empty(1, 1, kernel) if drawn.is_meta else drawn.norm(dim=(0, 1), keepdim=True))
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
