@@ -52,8 +52,8 @@ class SoundOutput(Output):
 class Pipeline(ABC):
     """The callable of a trained adapter.
 
-    A subclass says what it ``takes`` (modalities, the one that it is for first) and ``makes``, names its parts by ``PARTS``
-    and the adapter among them by ``ADAPTER``, and its parts' scheduler by ``SAMPLES_WITH``.
+    A subclass says what it ``takes`` (modalities, the one that it is for first) and ``makes``, and names its parts by ``PARTS``
+    and the adapter among them by ``ADAPTER``.
     """
 
     takes: ClassVar[tuple[str, ...]]
@@ -114,13 +114,9 @@ class Pipeline(ABC):
         return next((value.dtype for part in frozen for value in part.parameters() if value.is_floating_point()), torch.float32)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Move all parts; ``dtype`` is for the frozen networks that compute in the precision of their weights (see theirs)."""
+        """Move all parts, and cast the frozen ones to ``dtype``; the adapter stays in float32."""
         for name, part in self.components.items():
-            part.to(device=device)
-            if dtype is not None and name != self.ADAPTER:
-                cast = getattr(part, "cast", None)
-                if cast is not None:
-                    cast(dtype)
+            part.to(device=device, dtype=None if name == self.ADAPTER else dtype)
         return self
 
     def enable_model_cpu_offload(self, device: str | torch.device = "cuda") -> Self:

@@ -49,7 +49,7 @@ def pipeline(
     else:  # a task whose pipeline can be had from itself alone
         from xmodal.adapter_task import AdapterTask
 
-        made = AdapterTask.from_folder(name, trust, **parts).pipeline()
+        made = AdapterTask.from_folder(found.place, trust, **parts).pipeline()
     return made if device is None and dtype is None else made.to(device, dtype)
 
 

@@ -234,3 +234,12 @@ def test_nothing_of_a_trainer_is_imported_for_inference() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, text=True, capture_output=True, timeout=300)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_the_frozen_parts_compute_in_the_asked_precision() -> None:
+    pipe = xmodal.pipeline("audiotoken-mini", dtype=torch.bfloat16)
+    assert pipe.dtype == torch.bfloat16
+    assert next(pipe.adapter.parameters()).dtype == torch.float32
+    noise = torch.Generator().manual_seed(0)
+    pixels = pipe(ROOT / "examples" / "sounds" / "bell.wav", num_inference_steps=1, generator=noise, output_type="pt").images
+    assert pixels.isfinite().all()

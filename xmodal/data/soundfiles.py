@@ -1,20 +1,14 @@
-"""One sound file per clip, written whole or not at all, so that a stopped run goes on where it was."""
+"""Sound files, written whole or not at all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from xmodal.files import cannot_write, write_beside
-
-Make = Callable[[list[int], list[torch.Generator]], tuple[Any, int]]
-"""``(numbers of the clips to make, a generator for each) -> (sounds (N, T) or (N, T, C), their rate in Hz)``."""
 
 
 def write_sound(path: Path, sound: Any, sample_rate: int) -> Path:
@@ -32,18 +26,3 @@ def write_sound(path: Path, sound: Any, sample_rate: int) -> Path:
         return write_beside(path, lambda partial: soundfile.write(partial, array, sample_rate, format="WAV"))
     except soundfile.LibsndfileError as error:  # it says "System error." of a full disk
         raise cannot_write(path, OSError(error.error_string)) from error
-
-
-def write_missing(folder: Path, names: Sequence[str], make: Make) -> list[Path]:
-    """Make and write ``NAME.wav`` of those clips that have none yet; returns the paths of all.
-
-    A clip's generator is seeded by its name alone: a run that was stopped and resumed gives the same sounds.
-    """
-    targets = [folder / f"{name}.wav" for name in names]
-    missing = [index for index, path in enumerate(targets) if not path.exists()]
-    if missing:
-        noise = [torch.Generator().manual_seed(crc32(names[index].encode())) for index in missing]
-        sounds, sample_rate = make(missing, noise)
-        for index, sound in zip(missing, sounds, strict=True):
-            write_sound(targets[index], sound, sample_rate)
-    return targets

@@ -22,15 +22,12 @@ from xmodal.registry.models import suggest
 
 GROUPS = ("xmodal.foundation", "xmodal.plugins")
 TRAINING = ("optimizer", "lr_scheduler")
-# Module paths and options of earlier versions -> today's.
+# Module paths of earlier versions -> today's.
 MOVED = {
     "xmodal.miniature.training_sound": "xmodal.miniature.training",
     "xmodal.miniature.training_embeddings": "xmodal.miniature.training",
     "xmodal.miniature.training_prior": "xmodal.miniature.training",
-    "xmodal.testing": "xmodal.evaluation.callback",
-    "xmodal.cli": "xmodal.commands.lightning",
 }
-RENAMED: dict[str, str] = {}
 PLAIN = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}
 T = TypeVar("T")
 
@@ -87,7 +84,6 @@ class Builder:
         known = parameters(kind)
         made: dict[str, Any] = {}
         for name, value in options.items():
-            name = RENAMED.get(name, name) if name not in known else name
             if name in given or (name in TRAINING and not self.training):
                 continue
             if name not in known:
