@@ -3,6 +3,24 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch, which reads it once
+
+
+@pytest.fixture(autouse=True)
+def _left_as_found() -> Iterator[None]:
+    """A command that runs within the test's process may set variables; no other test, nor a process it starts, inherits them."""
+    variables, folder, places = dict(os.environ), Path.cwd(), list(sys.path)
+    yield
+    for name in os.environ.keys() - variables.keys():
+        del os.environ[name]
+    os.environ.update(variables)
+    os.chdir(folder)
+    sys.path[:] = places

@@ -21,6 +21,7 @@ from xmodal.data.index import INDEX
 from xmodal.data.packed import Mappings, head
 from xmodal.files import clean_up
 
+ROOT = Path(__file__).parent.parent.parent
 KEY = Key("xmodal.foundation.clip.ImageTower:mini", "0123", {"size": 224, "crop": "centre"}, "pillow 12")
 CLIPS = [f"clip {i} é" for i in range(100)]
 Computed = tuple[list[int], Mapping[str, np.ndarray], Mapping[int, str]]
@@ -355,8 +356,9 @@ def test_killed_thirty_times_it_ends_with_the_same_bytes(tmp_path: Path) -> None
     whole.extract(CLIPS, compute, rows_per_shard=2)
     random, kills = Random(0), 0
     broken = tmp_path / "broken"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for _ in range(30):
-        process = subprocess.Popen([sys.executable, "-c", EXTRACT, str(broken)])
+        process = subprocess.Popen([sys.executable, "-c", EXTRACT, str(broken)], env=environment)
         seen = len(list(broken.rglob("*.safetensors")))
         deadline = time.monotonic() + 60
         # Kill soon after it has written something, at a moment that it cannot know.
@@ -371,5 +373,5 @@ def test_killed_thirty_times_it_ends_with_the_same_bytes(tmp_path: Path) -> None
             for path in sorted(broken.rglob("*.safetensors"))[::3]:
                 path.unlink()
     assert kills >= 25
-    subprocess.run([sys.executable, "-c", EXTRACT, str(broken)], check=True)
+    subprocess.run([sys.executable, "-c", EXTRACT, str(broken)], check=True, env=environment)
     assert contents(FeatureStore(broken, KEY)) == contents(whole)
