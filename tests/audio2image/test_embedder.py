@@ -133,6 +133,23 @@ def test_mean_pooling_is_the_same_network_without_attention() -> None:
     close(mean(features), attentive(features), 1e-6)
 
 
+@pytest.mark.parametrize("kind", [MeanPoolEmbedder, AudioTokenEmbedder])
+def test_several_words_are_several_embedders_over_one_hidden_layer(kind: type[MeanPoolEmbedder]) -> None:
+    several = kind(8, 4, num_tokens=3).eval()
+    features = torch.randn(2, 5, 8)
+    words = several(features)
+    assert words.shape == (2, 3, 4)
+    for word in range(3):
+        one = kind(8, 4).eval()
+        own = f"further_fga.{word - 1}." if word else "fga."
+        state = {name.replace(own, "fga."): value for name, value in several.state_dict().items() if name.startswith((own, "fc"))}
+        mine = slice(4 * word, 4 * word + 4)
+        one.load_state_dict({**state, "fc2.weight": state["fc2.weight"][mine], "fc2.bias": state["fc2.bias"][mine]})
+        close(words[:, word], one(features), 1e-6)
+    with pytest.raises(ValueError, match="num_tokens 0"):
+        kind(8, 4, num_tokens=0)
+
+
 @pytest.mark.parametrize("shape", [(2, 5, 7), (5, 8), (2, 0, 8)])
 def test_wrong_features(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expects \(B, L, 8\)"):

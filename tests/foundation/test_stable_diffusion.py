@@ -147,7 +147,7 @@ def test_merged_lora_equals_the_public_code() -> None:
 
 
 def test_places_start_end_and_padding(model: StableDiffusion) -> None:
-    ids, place = model._token_ids("a dog of {}, the photo", True)
+    ids, place = model._token_ids("a dog of {}, the photo", 1)
     plain = model.tokenizer("a dog of", add_special_tokens=False).input_ids
     after = model.tokenizer(", the photo", add_special_tokens=False).input_ids
     assert (ids[0], place) == (60, 1 + len(plain))
@@ -158,7 +158,7 @@ def test_places_start_end_and_padding(model: StableDiffusion) -> None:
 def test_padding_is_the_tokenizers_own() -> None:
     parts = tiny_sd_parts()
     parts["tokenizer"] = tiny_tokenizer(pad_token="z")  # as Stable Diffusion 2 pads with a word, not with the end
-    ids, _ = StableDiffusion.from_parts(**parts)._token_ids("a", False)
+    ids, _ = StableDiffusion.from_parts(**parts)._token_ids("a", 0)
     assert ids[1:4] == [5, 61, parts["tokenizer"].pad_token_id]
     assert parts["tokenizer"].pad_token_id != 61
 
@@ -174,12 +174,22 @@ def test_a_words_own_embedding_spliced_gives_the_plain_prompt(model: StableDiffu
     close(model.prompt_embeds(["a photo of {}, 4k"], token), model.prompt_embeds(["a photo of dog, 4k"]), 1e-6)
 
 
+def test_several_words_own_embeddings_give_the_plain_prompts(model: StableDiffusion) -> None:
+    prompts, words, table = ["a photo of {}, 4k", "the {}"], ["a b c", "g a f"], model.text_encoder.get_input_embeddings().weight
+    ids = torch.tensor([model.tokenizer(word, add_special_tokens=False).input_ids for word in words])
+    tokens, plain = table[ids], [prompt.format(word) for prompt, word in zip(prompts, words, strict=True)]
+    assert tokens.shape == (2, 3, 32)
+    close(model.prompt_embeds(prompts, tokens), model.prompt_embeds(plain), 1e-6)
+
+
 @pytest.mark.parametrize(
     ("prompts", "tokens", "words"),
     [
-        (["a {}"], torch.zeros(2, 32), r"\(2, 32\).*\(1, 32\)"),
-        (["a {}"], torch.zeros(1, 31), r"\(1, 31\).*\(1, 32\)"),
-        (["a {}"], torch.zeros(32), r"\(32,\).*\(1, 32\)"),
+        (["a {}"], torch.zeros(2, 32), r"\(2, 1, 32\).*\(1, k, 32\)"),
+        (["a {}"], torch.zeros(1, 31), r"\(1, 1, 31\).*\(1, k, 32\)"),
+        (["a {}"], torch.zeros(32), r"\(32,\).*\(1, k, 32\)"),
+        (["a {}"], torch.zeros(1, 0, 32), r"\(1, 0, 32\).*\(1, k, 32\)"),
+        (["a " * 74 + "{}"], torch.zeros(1, 2, 32), "78 tokens.*77"),
         (["a dog"], torch.zeros(1, 32), "holds 0"),
         (["{} and {}"], torch.zeros(1, 32), "holds 2"),
         (["a {}"], None, "holds 1"),

@@ -1,7 +1,7 @@
-"""AudioToken's embedder: audio features become one pseudo-word (arXiv 2305.13050; pooling after arXiv 1904.05880).
+"""AudioToken's embedder: audio features become one pseudo-word (arXiv 2305.13050; pooling after arXiv 1904.05880), or several.
 
-Parameter names and shapes equal those of the published files, so that their 13 tensors load as they are.
-Letters: B batch, L audio tokens, d word-embedding width.
+Parameter names and shapes equal those of the published files, so that their 13 tensors load as they are. Several words are ours.
+Letters: B batch, L audio tokens, k pseudo-words, d word-embedding width.
 """
 
 from __future__ import annotations
@@ -75,23 +75,35 @@ class MeanPoolEmbedder(Adapter):
         in_dim: width of the audio features.
         out_dim: d, width of a word embedding of the text encoder.
         hidden_dim: between the two layers; default ``in_dim``.
+        num_tokens: k, pseudo-words that one sound becomes.
+
+    Raises ValueError for ``num_tokens`` below 1.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, hidden_dim: int | None = None) -> None:
+    def __init__(self, in_dim: int, out_dim: int, hidden_dim: int | None = None, num_tokens: int = 1) -> None:
         super().__init__()
+        if num_tokens < 1:
+            raise ValueError(f"num_tokens {num_tokens} makes no pseudo-word: give 1 or more")
         hidden_dim = in_dim if hidden_dim is None else hidden_dim
-        self.fc1, self.fc2 = nn.Linear(in_dim, hidden_dim), nn.Linear(hidden_dim, out_dim)
+        self.out_dim, self.num_tokens = out_dim, num_tokens
+        self.fc1, self.fc2 = nn.Linear(in_dim, hidden_dim), nn.Linear(hidden_dim, num_tokens * out_dim)
 
     def project(self, features: Tensor) -> Tensor:
-        """(B, L, in_dim) -> (B, L, d); raises ValueError for another shape."""
+        """(B, L, in_dim) -> (B, L, k * d); raises ValueError for another shape."""
         if features.ndim != 3 or features.shape[-1] != self.fc1.in_features or not features.shape[1]:
             expected = f"(B, L, {self.fc1.in_features}) with L at least 1"
             raise ValueError(f"features have the shape {tuple(features.shape)}, but the embedder expects {expected}")
         return self.fc2(F.gelu(self.fc1(features)))  # the exact GELU
 
+    def pool(self, values: Tensor, word: int) -> Tensor:
+        """What pseudo-word number ``word`` makes of its own values of all audio tokens: (B, L, d) -> (B, d)."""
+        return values.mean(1)
+
     def forward(self, features: Tensor) -> Tensor:
-        """(B, L, in_dim) -> (B, d)."""
-        return self.project(features).mean(1)
+        """(B, L, in_dim) -> (B, d), or (B, k, d) with more than one pseudo-word."""
+        values = self.project(features).split(self.out_dim, -1)
+        words = [self.pool(value, word) for word, value in enumerate(values)]
+        return words[0] if self.num_tokens == 1 else torch.stack(words, 1)
 
 
 class AudioTokenEmbedder(MeanPoolEmbedder):
@@ -104,8 +116,10 @@ class AudioTokenEmbedder(MeanPoolEmbedder):
         dropout: inside the attention's unary potential.
         dropout_at_inference: keep that dropout on in eval mode. The public code does, by a missing flag, so its
             pictures are not reproducible; set it only to compare with them.
+        num_tokens: k, pseudo-words that one sound becomes (ours; the paper has one): each has its own values and its own
+            attention, so that one may tell the thing, another its number.
 
-    Raises ValueError for a dropout outside [0, 1].
+    Raises ValueError for a dropout outside [0, 1], or ``num_tokens`` below 1.
     """
 
     def __init__(
@@ -115,12 +129,15 @@ class AudioTokenEmbedder(MeanPoolEmbedder):
         hidden_dim: int | None = None,
         dropout: float = 0.5,
         dropout_at_inference: bool = False,
+        num_tokens: int = 1,
     ) -> None:
-        super().__init__(in_dim, out_dim, hidden_dim)
+        super().__init__(in_dim, out_dim, hidden_dim, num_tokens)
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout {dropout} is not a probability: give a number from 0 to 1")
         self.fga = FactorGraphAttention(out_dim, dropout, dropout_at_inference)
+        further = (FactorGraphAttention(out_dim, dropout, dropout_at_inference) for _ in range(num_tokens - 1))
+        self.further_fga = nn.ModuleList(further)  # empty as published
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, L, in_dim) -> (B, d)."""
-        return self.fga(self.project(features))
+    def pool(self, values: Tensor, word: int) -> Tensor:
+        """Attentive pooling, by pseudo-word number ``word``'s own attention: (B, L, d) -> (B, d)."""
+        return (self.further_fga[word - 1] if word else self.fga)(values)

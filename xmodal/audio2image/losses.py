@@ -1,6 +1,6 @@
 """The terms that AudioToken adds to the denoising loss (arXiv 2305.13050 and its public code); unweighted.
 
-Letters: B batch, d width of a word embedding.
+Letters: B batch, d width of a word embedding. Several pseudo-words of a sound, (B, k, d), count as one each.
 """
 
 from __future__ import annotations

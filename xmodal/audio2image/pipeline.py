@@ -43,7 +43,8 @@ PLAIN = ("prompt", "seconds", "short", "guidance_scale", "num_inference_steps")
 class AudioTokenOutput(Output):
     """``images``: a list of Pillow pictures, float32 (N, H, W, 3) or (N, 3, H, W) in [0, 1], by ``output_type``.
 
-    ``tokens``: the pseudo-words (sounds, token_dim). Pictures of one sound stand together, in the order of the sounds.
+    ``tokens``: the pseudo-words, (sounds, token_dim) or (sounds, k, token_dim). Pictures of one sound stand together, in the
+    order of the sounds.
     """
 
     images: Any
@@ -126,7 +127,7 @@ class AudioTokenPipeline(Pipeline):
         return window(mono, round(self.seconds * rate), self.short)
 
     def encode(self, sounds: Any, sampling_rate: int | None = None) -> Tensor:
-        """Sounds -> pseudo-words (B, token_dim), in the space of the text encoder's word embeddings."""
+        """Sounds -> pseudo-words, (B, token_dim) or (B, k, token_dim), in the space of the text encoder's word embeddings."""
         several = sounds if isinstance(sounds, (list, tuple)) else [sounds]
         waveforms = torch.stack([self.waveform(sound, sampling_rate) for sound in several])
         with self.evaluating(), self.using(self.encoder, self.adapter):

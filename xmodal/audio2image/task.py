@@ -1,4 +1,4 @@
-"""AudioToken (arXiv 2305.13050): a sound becomes one pseudo-word in a Stable Diffusion prompt.
+"""AudioToken (arXiv 2305.13050): a sound becomes a pseudo-word (or several) in a Stable Diffusion prompt.
 
 Frozen: the audio encoder, and Stable Diffusion's VAE, text encoder and UNet. Trained: the embedder that turns audio
 tokens (B, L, w) into a word embedding (B, token_dim). The denoising loss reaches it through UNet and text encoder.
@@ -34,7 +34,8 @@ class AudioToken(AdapterTask):
         prompt: training template; ``{}`` is the place of the pseudo-word.
         l1_weight: lambda of mean |token| (the public code's default).
         l2_weight: lambda of the squared norm.
-        classification_weight: lambda of the distance to the label's own words; needs ``name`` in the batch.
+        classification_weight: lambda of the distance to the label's own words; needs ``name`` in the batch. Of several
+            pseudo-words it binds the last, where a phrase has its noun; the others are free.
         seconds: length of sound that a picture is made from; longer sounds give their loudest window.
         short: what happens to shorter sounds: ``loop`` (as published) or ``pad`` with silence.
         guidance_scale, num_inference_steps: defaults of the pipeline that this adapter ships with.
@@ -101,8 +102,8 @@ class AudioToken(AdapterTask):
         if self.lambdas["l2"]:
             terms["l2"] = self.lambdas["l2"] * l2_loss(token)
         if self.lambdas["classification"]:
-            labels = self.generator.label_embeds(batch["name"])
-            terms["classification"] = self.lambdas["classification"] * classification_loss(token, labels)
+            labels, noun = self.generator.label_embeds(batch["name"]), token if token.ndim == 2 else token[:, -1]
+            terms["classification"] = self.lambdas["classification"] * classification_loss(noun, labels)
         return terms
 
     def make(self, batch: Mapping[str, Any], rows: Sequence[int], generators: list[torch.Generator]) -> AudioTokenOutput:

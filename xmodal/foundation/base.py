@@ -165,7 +165,10 @@ class ImageGenerator(Frozen):
 
     @abstractmethod
     def prompt_embeds(self, prompts: list[str], tokens: Tensor | None = None) -> Tensor:
-        """Encode B prompts to (B, S, c); ``{}`` in a prompt is the place where row b of ``tokens`` (B, token_dim) is spliced."""
+        """Encode B prompts to (B, S, c); ``{}`` in a prompt is the place where row b of ``tokens`` is spliced.
+
+        ``tokens`` are (B, token_dim), or (B, k, token_dim) for k pseudo-words in a row.
+        """
 
     @abstractmethod
     def label_embeds(self, labels: list[str]) -> Tensor:

@@ -92,15 +92,18 @@ class StableDiffusion(ImageGenerator):
     def prompt_embeds(self, prompts: list[str], tokens: Tensor | None = None) -> Tensor:
         """Encode B prompts to (B, S, c), S being the tokenizer's maximal length.
 
-        Each prompt holds one ``{}`` where row b of ``tokens`` (B, token_dim) stands in for a word embedding; without
-        ``tokens`` it holds none. Text before and after ``{}`` is tokenised apart, so the place is exact by construction.
-        Gradients flow to ``tokens``. Raises ValueError for counts or widths that disagree, a missing or surplus
+        Each prompt holds one ``{}`` where row b of ``tokens``, (B, token_dim) or (B, k, token_dim), stands in for one word
+        embedding, or for k in a row; without ``tokens`` it holds none. Text before and after ``{}`` is tokenised apart, so the
+        place is exact by construction. Gradients flow to ``tokens``. Raises ValueError for counts or widths that disagree, a missing or surplus
         ``{}``, and a prompt that is too long (nothing is cut off in silence).
         """
-        if tokens is not None and tuple(tokens.shape) != (len(prompts), self.token_dim):
-            expected = f"({len(prompts)}, {self.token_dim}): one row for each prompt, as wide as the word embeddings"
-            raise ValueError(f"tokens have the shape {tuple(tokens.shape)}, but expected {expected}")
-        known = {prompt: self._token_ids(prompt, tokens is not None) for prompt in dict.fromkeys(prompts)}
+        if tokens is not None:
+            tokens = tokens[:, None] if tokens.ndim == 2 else tokens
+            if tokens.ndim != 3 or tokens.shape[::2] != (len(prompts), self.token_dim) or not tokens.shape[1]:
+                expected = f"({len(prompts)}, k, {self.token_dim}): one row for each prompt, as wide as the word embeddings"
+                raise ValueError(f"tokens have the shape {tuple(tokens.shape)}, but expected {expected}")
+        count = 0 if tokens is None else tokens.shape[1]
+        known = {prompt: self._token_ids(prompt, count) for prompt in dict.fromkeys(prompts)}
         ids = torch.tensor([known[prompt][0] for prompt in prompts], device=self.unet.device)
         if tokens is None:
             return self.text_encoder(ids).last_hidden_state
@@ -108,16 +111,16 @@ class StableDiffusion(ImageGenerator):
         with _spliced(self.text_encoder.get_input_embeddings(), tokens, places):
             return self.text_encoder(ids).last_hidden_state
 
-    def _token_ids(self, prompt: str, spliced: bool) -> tuple[list[int], int]:
-        """``max_length`` ids of a prompt, and the index of the pseudo-word (its own id there means nothing)."""
-        if prompt.count(MARK) != spliced:
-            wish = "exactly one {} as the place of its token" if spliced else "no {}, as no tokens are given"
+    def _token_ids(self, prompt: str, count: int) -> tuple[list[int], int]:
+        """``max_length`` ids of a prompt, and the index of the first of its ``count`` pseudo-words (their ids mean nothing)."""
+        if prompt.count(MARK) != bool(count):
+            wish = "exactly one {} as the place of its token" if count else "no {}, as no tokens are given"
             raise ValueError(f"prompt {prompt!r} holds {prompt.count(MARK)} {{}}, but it must hold {wish}")
         tokenizer = self.tokenizer
         before, *after = ([*tokenizer(text, add_special_tokens=False).input_ids] for text in prompt.split(MARK))
         ids = [tokenizer.bos_token_id, *before]
         for rest in after:
-            ids += [tokenizer.bos_token_id, *rest]
+            ids += [tokenizer.bos_token_id] * count + rest
         ids.append(tokenizer.eos_token_id)
         if len(ids) > self.max_length:
             limit = f"but the text encoder reads {self.max_length}: shorten it"
@@ -270,11 +273,13 @@ class StableDiffusion(ImageGenerator):
 
 @contextmanager
 def _spliced(embedding: nn.Module, tokens: Tensor, places: Tensor) -> Iterator[None]:
-    """While open, row ``places[b]`` of sentence b leaves the word embedding as ``tokens[b]``; the table is not touched."""
+    """While open, rows ``places[b] + i`` of sentence b leave the word embedding as ``tokens[b, i]``; the table is not touched."""
 
     def swap(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        here = torch.arange(output.shape[1], device=output.device) == places[:, None]
-        return torch.where(here[..., None], tokens[:, None].to(output), output)
+        index = torch.arange(output.shape[1], device=output.device) - places[:, None]
+        for word, token in enumerate(tokens.to(output).unbind(1)):
+            output = torch.where((index == word)[..., None], token[:, None], output)
+        return output
 
     handle = embedding.register_forward_hook(swap)
     try:
