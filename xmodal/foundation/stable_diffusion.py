@@ -93,9 +93,9 @@ class StableDiffusion(ImageGenerator):
         """Encode B prompts to (B, S, c), S being the tokenizer's maximal length.
 
         Each prompt holds one ``{}`` where row b of ``tokens``, (B, token_dim) or (B, k, token_dim), stands in for one word
-        embedding, or for k in a row; without ``tokens`` it holds none. Text before and after ``{}`` is tokenised apart, so the
-        place is exact by construction. Gradients flow to ``tokens``. Raises ValueError for counts or widths that disagree, a missing or surplus
-        ``{}``, and a prompt that is too long (nothing is cut off in silence).
+        embedding, or for k in a row; without ``tokens`` it holds none. Text before and after ``{}`` is tokenised apart, so
+        the place is exact by construction. Gradients flow to ``tokens``. Raises ValueError for counts or widths that disagree,
+        a missing or surplus ``{}``, and a prompt that is too long (nothing is cut off in silence).
         """
         if tokens is not None:
             tokens = tokens[:, None] if tokens.ndim == 2 else tokens
