@@ -52,7 +52,7 @@ def main() -> None:
         model: nn.Module = mel_vae.build("audioldm")
         vae = MelVAE.from_model(model, audioldm)
         whole, narrow = MelUNet(CLIP, own.n_mels), MelUNet(CLIP, audioldm.n_mels)
-        latent = MelUNet(CLIP, vae.size, planes=vae.channels)
+        latent = MelUNet(CLIP, vae.size, latent_channels=vae.latent_channels)
     made = step(latent, frames(audioldm, vae.factor))
     counts = {
         "spectrograms, 80 bands at 22.05 kHz": step(whole, frames(own)),

@@ -27,7 +27,7 @@ def build(section: dict[str, Any], kind: type, **parts: Any) -> Any:
 
 
 class TinyEncoder(Encoder):
-    """A random projection followed by a normalisation with running statistics."""
+    """A random projection followed by a normalization with running statistics."""
 
     def __init__(self, dim: int = 4, hidden: int = 3) -> None:
         super().__init__()

@@ -91,7 +91,7 @@ class Feature:
     """What frozen parts make of a clip: worth computing once and storing.
 
     ``compute`` turns a batch that holds ``inputs`` into tensors (B, ...) named ``outputs``; ``options`` are the settings
-    of ``parts`` that change the numbers (token layers, normalisation). A result may depend on nothing else.
+    of ``parts`` that change the numbers (token layers, normalization). A result may depend on nothing else.
     """
 
     inputs: tuple[str, ...]

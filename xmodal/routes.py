@@ -10,8 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xmodal.registry import renamed
 from xmodal.registry.adapters import Found, built_in, find
-from xmodal.registry.build import Builder, current
+from xmodal.registry.build import Builder
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +60,7 @@ def kind_of(found: Found, trust: bool = False) -> type:
     A package names the pipelines of its tasks by ``PIPELINES``, so that no trainer is imported for inference.
     """
     builder = Builder(str(found.place), trust)
-    module, _, task = current(found.class_path).rpartition(".")
+    module, _, task = renamed.class_path(found.class_path).rpartition(".")
     if builder.permits(module):
         package = import_module(module)
         named = getattr(package, "PIPELINES", {}).get(task)

@@ -39,7 +39,7 @@ class Ear(AudioEncoder):
         return (power.to(self.bands.dtype) @ self.bands + 1e-6).log()
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """16 kHz waveforms (B, T) -> (B, d), not normalised."""
+        """16 kHz waveforms (B, T) -> (B, d), not normalized."""
         return self.tokens(inputs).mean(1)
 
 
@@ -53,6 +53,6 @@ def tiny() -> dict[str, Callable[[], Frozen]]:
 CARDS = {
     "octaves": Card(
         source="package:", files={}, licence="Apache-2.0", commercial=True, origin="computed, no weights", parameters=0,
-        dim=10, sample_rate=16_000, normalised=False, options={"bands": 10},
+        dim=10, sample_rate=16_000, normalized=False, options={"bands": 10},
     ),
 }  # fmt: skip

@@ -20,7 +20,7 @@ from xmodal.evaluation.judges import Extractor, Joint, Judges, sentences
 from xmodal.evaluation.report import write
 from xmodal.evaluation.result import CEILING, FLOOR, MADE, lines
 from xmodal.evaluation.suites import SUITES, TAGGERS
-from xmodal.metrics.features import normalised
+from xmodal.metrics.features import normalized
 from xmodal.miniature import world
 from xmodal.miniature.render import render
 
@@ -179,7 +179,7 @@ def test_sounds_and_pictures_are_compared_through_what_they_say() -> None:
     joint._sentences = dict(zip(("clip:mini", "clap:mini"), turns, strict=True))
     pictures = joint.picture(turns[0] + 0.05 * torch.randn(18, 18, generator=stream))
     sounds = joint.sound(turns[1] + 0.05 * torch.randn(18, 18, generator=stream))
-    cosines = normalised(pictures) @ normalised(sounds).T
+    cosines = normalized(pictures) @ normalized(sounds).T
     assert cosines.argmax(1).tolist() == list(range(len(labels)))
     assert cosines.diag().min() > 0.8
     assert (cosines - torch.diag(cosines.diag())).max() < 0.3

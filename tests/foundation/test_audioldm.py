@@ -182,7 +182,7 @@ def test_candidates_and_ranker(model: AudioLDM) -> None:
         model.generate(vectors(2), ranker=lambda waveforms, _: waveforms[:, :1], **options)
 
 
-def test_conditions_are_normalised_and_the_default_negative_is_the_null(golden: dict[str, Tensor], model: AudioLDM) -> None:
+def test_conditions_are_normalized_and_the_default_negative_is_the_null(golden: dict[str, Tensor], model: AudioLDM) -> None:
     def make(embedding: Tensor, **options: Any) -> Tensor:
         return model.generate(embedding, seconds=0.1, num_inference_steps=2, generator=seeds(1), **options)
 

@@ -87,12 +87,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def unfused(files: dict[str, Path]) -> AudioTower:
-    return AudioTower(str(files["unfused"]), normalise=False, int16=True)
+    return AudioTower(str(files["unfused"]), normalize=False, int16=True)
 
 
 @pytest.fixture(scope="module")
 def fused(files: dict[str, Path]) -> AudioTower:
-    return AudioTower(str(files["fused"]), normalise=False)
+    return AudioTower(str(files["fused"]), normalize=False)
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +229,7 @@ def test_a_long_sound_is_fused(fused: AudioTower) -> None:
     together = fused.embed([short, long])
     close(fused.embed([long]), together[1:], 1e-5)
     close(fused.embed(short[None]), together[:1], 1e-5)
-    start = AudioTower.from_model(fused.model, crop="start", normalise=False)
+    start = AudioTower.from_model(fused.model, crop="start", normalize=False)
     assert (start.embed([long]) - together[1:]).abs().max() > 1e-4
 
 

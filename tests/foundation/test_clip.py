@@ -146,16 +146,16 @@ def close(actual: Tensor, expected: Tensor, atol: float) -> None:
 # ---- one model, two back-ends
 
 
-@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("act", ["quick_gelu", "gelu"])
-def test_images_agree(both: dict[str, Twins], act: str, normalise: bool) -> None:
+def test_images_agree(both: dict[str, Twins], act: str, normalize: bool) -> None:
     model, ours, theirs = both[act]
     pixels = torch.rand(3, 3, 32, 32)
     colours = [torch.tensor(value)[:, None, None] for value in (MEAN, STD)]
     with torch.no_grad():
-        expected = model.encode_image((pixels - colours[0]) / colours[1], normalize=normalise)
+        expected = model.encode_image((pixels - colours[0]) / colours[1], normalize=normalize)
     for card in (f"local-dir:{ours}", str(theirs)):
-        tower = ImageTower(card, normalise=normalise)
+        tower = ImageTower(card, normalize=normalize)
         assert (tower.dim, tower.width, tower.image_size) == (24, 128, 32)
         close(tower.embed(pixels), expected, 5e-6)
     close(ImageTower(f"local-dir:{ours}").patches(pixels), ImageTower(str(theirs)).patches(pixels), 2e-5)
@@ -312,12 +312,12 @@ def test_sentences_do_not_know_their_batch() -> None:
     assert (together[0] - together[1]).abs().max().item() > 1e-4
 
 
-def test_normalise() -> None:
+def test_normalize() -> None:
     image, text = tiny()["ImageTower"](), tiny()["TextTower"]()
-    unit = ImageTower.from_model(image.model, normalise=True)
+    unit = ImageTower.from_model(image.model, normalize=True)
     pixels = torch.rand(2, 3, 32, 32)
     close(unit.embed(pixels), torch.nn.functional.normalize(image.embed(pixels), dim=-1), 1e-6)
-    close(TextTower.from_parts(text.model, text.tokenizer, normalise=True).embed(["a", "b"]).norm(dim=-1), torch.ones(2), 1e-6)
+    close(TextTower.from_parts(text.model, text.tokenizer, normalize=True).embed(["a", "b"]).norm(dim=-1), torch.ones(2), 1e-6)
     assert (image.embed(pixels).norm(dim=-1) - 1).abs().min().item() > 1e-3
 
 

@@ -97,7 +97,7 @@ def numbers(tower: Any) -> Tensor:
         if isinstance(given, Tensor):
             given.requires_grad_()
         made = tower.embed(given)
-        # Not the sum of squares: it is 1 for a normalised embedding, and its gradient nothing but rounding.
+        # Not the sum of squares: it is 1 for a normalized embedding, and its gradient nothing but rounding.
         tilted = (made * torch.linspace(-1, 1, made.shape[-1])).sum()
         return made if not isinstance(given, Tensor) else torch.autograd.grad(tilted, given)[0]
     if isinstance(tower, ImageGenerator):
@@ -117,7 +117,7 @@ def generate(tower: Any, seed: int = 5) -> Tensor:
     random = torch.Generator().manual_seed(seed)
     options: dict[str, Any] = {"generator": random, "num_inference_steps": 2}
     if isinstance(tower, Prior):
-        return tower.sample(torch.randn(2, tower.dim, generator=random), **options)  # as projected, not normalised
+        return tower.sample(torch.randn(2, tower.dim, generator=random), **options)  # as projected, not normalized
     if isinstance(tower, AudioGenerator):
         return tower.generate(torch.nn.functional.normalize(torch.randn(2, tower.cond_dim, generator=random), dim=-1), **options)
     if isinstance(tower, ImageGenerator):
@@ -202,7 +202,7 @@ def test_embeddings_are_what_the_card_says(model: str, kind: str) -> None:
     assert (made[0] - made[1]).abs().max() > 16 * EPS * made.abs().max(), "different inputs have the same embedding"
     card = next(iter(registry.listing(model).cards.values()))
     unit = (made.norm(dim=-1) - 1).abs().max().item() < 1e-4
-    assert unit == bool(card.normalised), f"the first card says normalised {card.normalised}, norms are {made.norm(dim=-1)}"
+    assert unit == bool(card.normalized), f"the first card says normalized {card.normalized}, norms are {made.norm(dim=-1)}"
 
 
 @pytest.mark.parametrize(("model", "kind"), towers(AudioEncoder))
@@ -283,7 +283,7 @@ def test_latents_and_back(model: str, kind: str) -> None:
     mel = torch.randn(3, tower.mel.n_mels, 4 * tower.factor, generator=torch.Generator().manual_seed(3))
     latents = tower.encode(mel)
     assert latents.shape == (3, tower.size, 4)
-    assert tower.size == tower.channels * tower.mel.n_mels // tower.factor
+    assert tower.size == tower.latent_channels * tower.mel.n_mels // tower.factor
     close(tower.encode(mel[1:2])[0], latents[1])
     assert tower.decode(latents).shape == mel.shape
     assert latents.dtype == tower.decode(latents).dtype == torch.float32

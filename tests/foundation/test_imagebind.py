@@ -104,7 +104,7 @@ def close(actual: Tensor, expected: Tensor, atol: float) -> None:
 
 
 def test_sounds(golden: dict[str, Tensor], model: ImageBindModel) -> None:
-    tower = AudioTower.from_model(model, normalise=False)
+    tower = AudioTower.from_model(model, normalize=False)
     close(tower.preprocess(waveforms())[..., ::4, ::4], golden["audio_in"], 1e-3)
     close(tower.embed(waveforms()), golden["audio"], 5e-5)
     close(tower.embed(waveforms()[:, :20000]), golden["short"], 5e-5)
@@ -124,7 +124,7 @@ def test_filter_bank_against_torchaudio() -> None:
 
 
 def test_sentences(golden: dict[str, Tensor], model: ImageBindModel) -> None:
-    close(TextTower.from_model(model, normalise=False).embed(TEXTS), golden["text"], 5e-5)
+    close(TextTower.from_model(model, normalize=False).embed(TEXTS), golden["text"], 5e-5)
 
 
 def test_pictures(golden: dict[str, Tensor], model: ImageBindModel) -> None:
@@ -212,7 +212,7 @@ def test_length_one_unless_told(golden: dict[str, Tensor], model: ImageBindModel
         close(embedding.norm(dim=-1), torch.ones(len(embedding)), 1e-5)
     close(sound.embed(waveforms()), torch.nn.functional.normalize(golden["audio"], dim=-1), 1e-5)
     assert golden["audio"].norm(dim=-1).min() > 5
-    fresh = AudioTower.from_model(ImageBindModel(CONFIG, ["audio"]), normalise=False, clips=1)
+    fresh = AudioTower.from_model(ImageBindModel(CONFIG, ["audio"]), normalize=False, clips=1)
     close(fresh.embed(waveforms()).norm(dim=-1), torch.full((2,), 20.0), 1e-3)
 
 

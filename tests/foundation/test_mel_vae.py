@@ -48,7 +48,7 @@ def test_latents_are_audioldms_own_in_another_layout() -> None:
     waveform = torch.randn(2, 2_560) * 0.1
     wanted, mel = generator.encode(waveform), log_mel(waveform, generator.mel)[..., :16]
     found = vae.encode(mel)
-    assert (vae.channels, vae.factor, found.shape) == (4, 2, (2, 4 * generator.mel.n_mels // 2, 8))
+    assert (vae.latent_channels, vae.factor, found.shape) == (4, 2, (2, 4 * generator.mel.n_mels // 2, 8))
     close(found, flat(wanted), 1e-6)
     close(vae.decode(found), generator.decode_mel(wanted), 1e-5)
 

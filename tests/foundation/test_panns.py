@@ -30,7 +30,7 @@ OFFICIAL = (
 
 
 def lively(config: Cnn14Config) -> Cnn14Model:
-    """Random weights whose normalisations are not the identity."""
+    """Random weights whose normalizations are not the identity."""
     torch.manual_seed(0)
     model = Cnn14Model(config).eval()
     for module in model.modules():

@@ -130,7 +130,7 @@ def test_tokens(model: Any, wave: Tensor) -> None:
 
 
 def test_length_as_trained_unless_told(model: Any, wave: Tensor) -> None:
-    raw, unit = (AudioTower.from_model(model, normalise=flag).embed(wave) for flag in (False, True))
+    raw, unit = (AudioTower.from_model(model, normalize=flag).embed(wave) for flag in (False, True))
     assert (raw.norm(dim=-1) - 1).abs().min() > 0.05
     close(unit, raw / raw.norm(dim=-1, keepdim=True))
 

@@ -158,7 +158,7 @@ def test_pca_and_bytes(suffix: str, model: VGGishModel, encoder: VGGish, tmp_pat
     white = (raw - torch.from_numpy(parameters["pca_means"]).T) @ torch.from_numpy(parameters["pca_eigen_vectors"]).T
     made = VGGish.from_model(model, pca=str(path))
     close(made.tokens(wave).double(), white, 1e-4)
-    whole = VGGish.from_model(model, pca=str(path), quantise=True).tokens(wave)
+    whole = VGGish.from_model(model, pca=str(path), quantize=True).tokens(wave)
     close(whole.double(), ((white.clamp(-2, 2) + 2) * 63.75).round(), 1)  # one, where the rounding is a close call
     assert torch.equal(whole, whole.round())
     assert whole.min() >= 0
@@ -249,7 +249,7 @@ def test_a_pca_file_runs_no_code(model: VGGishModel, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(("options", "words"), [({"quantise": True}, "pca is None"), ({"seconds": 0.96}, "at least 0.975 s"),
+@pytest.mark.parametrize(("options", "words"), [({"quantize": True}, "pca is None"), ({"seconds": 0.96}, "at least 0.975 s"),
                                                 ({"hop": 0.001}, "hop 0.001")])  # fmt: skip
 def test_impossible_options(options: dict[str, Any], words: str, model: VGGishModel) -> None:
     with pytest.raises(ValueError, match=words):

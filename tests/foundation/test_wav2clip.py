@@ -73,7 +73,7 @@ def test_spectrogram_against_torchaudio(golden: dict[str, Tensor]) -> None:
 
 
 def test_the_whole_model(golden: dict[str, Tensor], encoder: Wav2CLIP, file: Path) -> None:
-    batch = Wav2CLIP(str(file), normalisation="batch")
+    batch = Wav2CLIP(str(file), normalization="batch")
     assert ((batch.spectrogram(golden["wav"])[:, None] - golden["norm_log_spec"]).abs() < 1e-4).float().mean() > 0.999
     close(batch.model.maps(golden["norm_log_spec"][:, 0]).mean((2, 3)), golden["encoder_out"], 2e-6)
     close(batch.embed(golden["wav"]), golden["embedding"], 2e-5)
@@ -124,7 +124,7 @@ def test_tokens_of_windows_are_their_embeddings(encoder: Wav2CLIP, file: Path) -
     wave = torch.randn(2, 40000) * torch.linspace(0.01, 1, 40000)
     tokens = Wav2CLIP.from_model(encoder.model, window=1.0, hop=0.5).tokens(wave)
     assert tokens.shape == (2, 4, encoder.dim)
-    together = Wav2CLIP(str(file), normalisation="batch")
+    together = Wav2CLIP(str(file), normalization="batch")
     for row, clip in zip(tokens, wave, strict=True):
         close(row, together.embed(torch.stack([clip[start : start + 16000] for start in range(0, 24001, 8000)])), 1e-5)
 
@@ -201,7 +201,7 @@ def test_files_that_are_not_there_or_not_of_this_model(tmp_path: Path) -> None:
         Wav2CLIP(str(tmp_path))
 
 
-@pytest.mark.parametrize(("options", "words"), [({"normalisation": "layer"}, "layer.*clip, batch"),
+@pytest.mark.parametrize(("options", "words"), [({"normalization": "layer"}, "layer.*clip, batch"),
                                                 ({"hop": 1.0}, "window is None"), ({"window": 0.0}, "window 0.0"),
                                                 ({"window": 1.0, "hop": 0.0}, "hop 0.0"),
                                                 ({"seconds": 0.01}, "seconds 0.01 is too short")])  # fmt: skip

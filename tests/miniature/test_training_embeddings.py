@@ -48,7 +48,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def towers_of(trained: Trained) -> tuple[Any, Any]:
     if isinstance(trained.task, TrainCLIP):
-        return clip.ImageTower(str(trained.folder), normalise=True), clip.TextTower(str(trained.folder), normalise=True)
+        return clip.ImageTower(str(trained.folder), normalize=True), clip.TextTower(str(trained.folder), normalize=True)
     return clap.AudioTower(str(trained.folder)), clap.TextTower(str(trained.folder))
 
 

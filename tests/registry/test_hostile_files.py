@@ -126,7 +126,7 @@ PICKLES: dict[str, Callable[[Path], bytes]] = {
     "other_weights_under_model": lambda folder: saved({"model": STATE, "state_dict": STATE}),
     "claims_more_than_it_holds": lambda folder: saved({"a": torch.ones(1).expand(10**12)}),
     "sparse": lambda folder: saved({"a": torch.ones(3, 3).to_sparse()}),
-    "quantised": lambda folder: saved({"a": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)}),
+    "quantized": lambda folder: saved({"a": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)}),
 }
 
 
@@ -180,7 +180,7 @@ def sentence(error: BaseException, path: Path) -> str:
 def test_pickles(name: str, tmp_path: Path) -> None:
     path = tmp_path / f"{name}.pt"
     path.write_bytes(PICKLES[name](tmp_path))
-    if name in ("other_weights", "numbers_as_names", "sparse", "quantised"):  # tensors, of another model
+    if name in ("other_weights", "numbers_as_names", "sparse", "quantized"):  # tensors, of another model
         assert only_tensors(read_pickle(path, "https://acme.ear"), path)
     else:
         with pytest.raises(ValueError, match=r"acme\.ear|give an unmodified weight file") as caught:

@@ -16,7 +16,15 @@ from xmodal.foundation.vocoder import GriffinLim
 from xmodal.text2audio import CLIPSonic, MelNetwork, MelUNet
 
 MEL = MelSpec(4_000, 256, 256, 64, 14, 0.0, 2_000.0, padding="hop")
-UNET = partial(MelUNet, preset="mini", channels=[16, 32], attention=[False, True], head=16, groups=8, patch=2)
+UNET = partial(
+    MelUNet,
+    preset="mini",
+    block_out_channels=[16, 32],
+    attention=[False, True],
+    attention_head_dim=16,
+    norm_num_groups=8,
+    patch_size=2,
+)
 COLOURS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0)}
 
 
@@ -72,7 +80,7 @@ class Squares(MelAutoencoder):
 
     def __init__(self, scale: float = 3.0, mel: MelSpec = MEL) -> None:
         super().__init__()
-        self.mel, self.factor, self.channels = mel, 2, 4
+        self.mel, self.factor, self.latent_channels = mel, 2, 4
         self.scale = nn.Parameter(torch.tensor(scale))
 
     def encode(self, log_mel: Tensor) -> Tensor:

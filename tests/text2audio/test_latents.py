@@ -23,7 +23,7 @@ from xmodal.foundation.mel_vae import MelVAE
 from xmodal.foundation.vocoder import GriffinLim
 from xmodal.text2audio import CLIPSonic, CLIPSonicPipeline
 
-FOLDED = partial(UNET, planes=4, patch=1)
+FOLDED = partial(UNET, latent_channels=4, patch_size=1)
 
 
 def latent_task(autoencoder: Any = None, **options: Any) -> CLIPSonic:
@@ -135,7 +135,9 @@ init_args:
   autoencoder: {class_path: xmodal.foundation.mel_vae.MelVAE, init_args: {card: mini}}
   adapter:
     class_path: xmodal.text2audio.MelUNet
-    init_args: {preset: mini, channels: [16, 16], attention: [false, true], head: 16, groups: 8, patch: 1, planes: 8}
+    init_args:
+      {preset: mini, block_out_channels: [16, 16], attention: [false, true], attention_head_dim: 16, norm_num_groups: 8,
+       patch_size: 1, latent_channels: 8}
   seconds: 0.3
   num_inference_steps: 1
 """
@@ -161,23 +163,23 @@ def test_parts_that_do_not_fit_together() -> None:
     with pytest.raises(ValueError, match="makes spectrograms, so it takes no autoencoder"):
         CLIPSonicPipeline(one.encoder, task().average, one.vocoder, Squares())
     narrow = Squares()
-    narrow.channels = 3
+    narrow.latent_channels = 3
     with pytest.raises(ValueError, match="latents of 28 numbers a frame, but the autoencoder's have 21"):
         CLIPSonicPipeline(one.encoder, one.average, one.vocoder, narrow)
     for refused in (latent_task, partial(CLIPSonicPipeline, one.encoder, one.average, one.vocoder)):
         with pytest.raises(ValueError, match="the mel of the autoencoder and the mel of the vocoder disagree on f_max"):
             refused(autoencoder=Squares(mel=replace(MEL, f_max=1_900.0)))
-    with pytest.raises(ValueError, match="planes is 1, but what the network makes has 4 channels: set planes"):
+    with pytest.raises(ValueError, match="latent_channels is 1, but what the network makes has 4 channels: set it"):
         latent_task(adapter=UNET)
-    with pytest.raises(ValueError, match="planes is 2, but what the network makes has 1 channels"):
-        task(adapter=partial(UNET, planes=2))
-    with pytest.raises(ValueError, match="28 numbers a frame are not 5 planes"):
-        FOLDED(6, 28, planes=5)
+    with pytest.raises(ValueError, match="latent_channels is 2, but what the network makes has 1 channels"):
+        task(adapter=partial(UNET, latent_channels=2))
+    with pytest.raises(ValueError, match="28 numbers a frame are not 5 latent_channels"):
+        FOLDED(6, 28, latent_channels=5)
 
 
 def test_any_registered_autoencoder_will_do() -> None:
     vae = mel_vae.tiny()["MelVAE"]()
-    network = partial(UNET, planes=vae.channels, patch=1)
+    network = partial(UNET, latent_channels=vae.latent_channels, patch_size=1)
     one = task(autoencoder=vae, adapter=network, vocoder=GriffinLim.from_spec(vae.mel, 1), seconds=0.1).eval()
     items = {"pixels": torch.rand(2, 3, 8, 8), "waveform": torch.randn(2, 1_600) * 0.1}
     assert one.features(items)["latents"].shape == (2, vae.size, 4)

@@ -136,7 +136,7 @@ def test_sampling_arrives_at_what_the_network_knows(kind: str) -> None:
     pipe = CLIPSonicPipeline(Eyes(), Oracle(kind), GriffinLim.from_spec(MEL, 1), prediction_type=kind)
     condition = torch.tensor([[0.8, 0.6, 0, 0, 0, 0]])
     for scale, expected in ((1.0, 0.4), (2.0, 0.8)):
-        made = pipe.generator.normalise(pipe.generate(condition, 10, 25, scale, noise(0)))
+        made = pipe.generator.normalize(pipe.generate(condition, 10, 25, scale, noise(0)))
         assert made.mean() == pytest.approx(expected, abs=0.02)
     assert set(pipe.generator.batches[:25]) == {1}
     assert set(pipe.generator.batches[25:]) == {2}
@@ -228,5 +228,5 @@ def test_text_tower_as_encoder_answers_texts() -> None:
 
 def test_silence_goes_through_as_silence() -> None:
     network = Oracle()
-    quiet = network.denormalise(torch.full((1, 14, 10), -1.0))
+    quiet = network.denormalize(torch.full((1, 14, 10), -1.0))
     assert from_log_mel(quiet, MEL).max() < 1e-3

@@ -22,7 +22,7 @@ def test_sizes_without_the_condition_path(preset: str, millions: float) -> None:
     with torch.device("meta"):
         network = MelUNet(768, 80, preset=preset)
     assert round(parameters(network.unet) / 1e6, 1) == millions
-    width = 4 * PRESETS[preset].channels[0]
+    width = 4 * PRESETS[preset].block_out_channels[0]
     assert parameters(network) - parameters(network.unet) == 768 + 769 * width + (width + 1) * width
 
 
@@ -63,13 +63,13 @@ def test_hidden_rows_see_the_learned_vector_which_learns() -> None:
     assert network.null.grad.abs().sum() > 0
 
 
-def test_normalised_range_and_the_way_back() -> None:
+def test_normalized_range_and_the_way_back() -> None:
     network = UNET(6, 14)
     network.bind(MEL, MEL.silence, 2.5)
     values = torch.tensor([[[MEL.silence, 2.5, -4.0]]])
-    assert torch.allclose(network.normalise(values)[0, 0, :2], torch.tensor([-1.0, 1.0]))
-    assert torch.allclose(network.denormalise(network.normalise(values)), values, atol=1e-5)
-    assert network.denormalise(torch.tensor(-2.0)) == pytest.approx(MEL.silence)
+    assert torch.allclose(network.normalize(values)[0, 0, :2], torch.tensor([-1.0, 1.0]))
+    assert torch.allclose(network.denormalize(network.normalize(values)), values, atol=1e-5)
+    assert network.denormalize(torch.tensor(-2.0)) == pytest.approx(MEL.silence)
 
 
 def test_weights_remember_their_mel_through_safetensors_and_half_precision(tmp_path: object) -> None:
@@ -98,9 +98,9 @@ def test_another_mel_is_refused_with_both_printed() -> None:
     ("options", "message"),
     [
         ({"preset": "huge"}, "there is no preset 'huge'; known are mini, base, paper-size"),
-        ({"channels": [16], "attention": [True, False]}, "one entry for each level"),
-        ({"channels": [17, 32]}, "17 channels cannot be divided into 8 groups"),
-        ({"patch": -1}, "must be at least 1"),
+        ({"block_out_channels": [16], "attention": [True, False]}, "one entry for each level"),
+        ({"block_out_channels": [17, 32]}, "17 channels cannot be divided into 8 groups"),
+        ({"patch_size": -1}, "must be at least 1"),
     ],
 )
 def test_sizes_that_cannot_be(options: dict[str, object], message: str) -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import set_parsing_settings
+from jsonargparse import ArgumentParser, get_loader, set_loader, set_parsing_settings
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
@@ -27,9 +27,11 @@ from xmodal.commands.stopping import Asked
 from xmodal.evaluation.callback import SuiteTest
 from xmodal.files import PARTIAL, clean_up, write_beside
 from xmodal.registry.adapters import checkpoints
+from xmodal.registry.build import by_todays_names
 from xmodal.task import Task
 
 OUTPUTS = Path("outputs")
+MODE = "omegaconf+"
 MINUTE = timedelta(minutes=1)
 
 
@@ -93,6 +95,7 @@ def _command(asked: Asked, run: bool, arguments: list[str] | None = None) -> CLI
     _quieten()
     CLI.asked = asked
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    _read_old_names()
     try:
         return CLI(
             Task,
@@ -106,13 +109,29 @@ def _command(asked: Asked, run: bool, arguments: list[str] | None = None) -> CLI
             run=run,
             args=arguments,
             # "omegaconf" would resolve each file by itself and leave stale values after an overlay.
-            parser_kwargs={"parser_mode": "omegaconf+", "exit_on_error": False},
+            parser_kwargs={"parser_mode": MODE, "exit_on_error": False},
         )
     except (ArgumentError, OmegaConfBaseException) as error:
         if os.environ.get("XMODAL_DEBUG") == "1":
             raise
         print(f"xmodal: error: {sentence(error)}", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def _read_old_names() -> None:
+    """Recipes of earlier versions are read by today's names."""
+    ArgumentParser(parser_mode=MODE).parse_string("{}")  # its loader is known from the first use on
+    read = get_loader(MODE)
+    if not isinstance(read, _ByTodaysNames):
+        set_loader(MODE, _ByTodaysNames(read), (yaml.YAMLError,))
+
+
+class _ByTodaysNames:
+    def __init__(self, plain: Callable[[str], Any]) -> None:
+        self.plain = plain
+
+    def __call__(self, text: str) -> Any:
+        return by_todays_names(self.plain(text))
 
 
 def sentence(error: Exception) -> str:

@@ -131,7 +131,7 @@ def check_pixels(values: Tensor) -> None:
     low, high = (float(each) for each in torch.aminmax(values.detach()))
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"the pixels of shape {tuple(values.shape)} must all be finite")
-    if low < -0.5 or high > 1.5:  # interpolation overshoots a little; 255 and normalised values lie far beyond
+    if low < -0.5 or high > 1.5:  # interpolation overshoots a little; 255 and normalized values lie far beyond
         raise ValueError(f"expected pixels in [0, 1], got values between {low:.4g} and {high:.4g}")
 
 

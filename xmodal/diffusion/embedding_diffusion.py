@@ -46,7 +46,7 @@ def scale_up(vectors: Tensor) -> Tensor:
 
 
 def best_of(found: Tensor, wanted: Tensor) -> Tensor:
-    """Of candidates (B, k, d) the one nearest by cosine to each of ``wanted`` (B, d); float32, normalised (B, d)."""
+    """Of candidates (B, k, d) the one nearest by cosine to each of ``wanted`` (B, d); float32, normalized (B, d)."""
     found = F.normalize(found.float(), dim=-1)
     best = (found @ F.normalize(wanted.float(), dim=-1)[..., None]).argmax(1)
     return found.gather(1, best[..., None].expand(-1, 1, found.shape[-1])).squeeze(1)

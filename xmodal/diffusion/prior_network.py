@@ -63,7 +63,7 @@ class PriorConfig:
 
 
 class GainNorm(nn.Module):
-    """Layer normalisation with a gain and no bias; ``stable`` divides by the row's signed maximum first."""
+    """Layer normalization with a gain and no bias; ``stable`` divides by the row's signed maximum first."""
 
     def __init__(self, dim: int, stable: bool = False) -> None:
         super().__init__()

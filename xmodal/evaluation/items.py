@@ -12,7 +12,7 @@ from torch import Tensor
 from xmodal.data.manifest import read_manifest
 from xmodal.data.video import even_times, load_frames, video_duration
 from xmodal.files import AUDIO, IMAGE, VIDEO, suffix_of
-from xmodal.metrics.features import normalised
+from xmodal.metrics.features import normalized
 
 SAME = 1e-5  # mean of one minus the cosine of two items: what lies below has no spread
 Progress = Callable[[int, int], None]
@@ -92,7 +92,7 @@ def middle_frame(item: Item, path: Path) -> Tensor:
 def spread(rows: Sequence[Tensor]) -> float:
     """Mean of one minus the cosine over all pairs of rows (each with itself, too), in float64; 0 for rows of one direction."""
     plain = torch.cat([row.reshape(-1, row.shape[-1]) for row in rows]).double()
-    return 1 - float(normalised(plain).mean(0).square().sum())
+    return 1 - float(normalized(plain).mean(0).square().sum())
 
 
 def collect(source: Path, modality: str, split: str | None = None) -> list[Item]:

@@ -18,7 +18,7 @@ from xmodal.data.window import window
 from xmodal.evaluation.items import Item, Judgement, Progress, View, middle_frame
 from xmodal.files import VIDEO, suffix_of
 from xmodal.foundation.base import Classifier
-from xmodal.metrics.features import normalised
+from xmodal.metrics.features import normalized
 from xmodal.registry.models import load, resolve, towers
 
 # Sentences about a label, by encoder; published protocols read the bare label.
@@ -175,7 +175,7 @@ class Joint:
     def _profile(self, name: str, rows: Tensor) -> Tensor:
         if name not in self._sentences:
             self._sentences[name] = sentences(name, [prompt(name).format(spoken(label)) for label in self.labels])
-        cosines = normalised(rows.double()) @ normalised(self._sentences[name].double()).T
+        cosines = normalized(rows.double()) @ normalized(self._sentences[name].double()).T
         return cosines - cosines.mean(1, keepdim=True)
 
 

@@ -57,7 +57,7 @@ Ranker = Callable[[Tensor, Tensor], Tensor]  # (waveforms (N, T), embeddings (N,
 
 
 class AudioLDM(AudioGenerator):
-    """Frozen AudioLDM. Conditions are L2-normalised here, as they were in its training.
+    """Frozen AudioLDM. Conditions are L2-normalized here, as they were in its training.
 
     Args:
         card: a name in `CARDS`, the path of a diffusers folder (``unet``, ``vae``, ``scheduler``, ``vocoder``), or a hub id.
@@ -210,7 +210,7 @@ class AudioLDM(AudioGenerator):
         """Embeddings (B, d) -> mono waveforms float32 in [-1, 1] of round(seconds * sample_rate) samples each.
 
         Args:
-            embedding: of CLAP; normalised here.
+            embedding: of CLAP; normalized here.
             negative: (B, d) or (1, d), what to move away from; default CLAP's embedding of the empty text.
             seconds: of the result; the latents are made for the next whole step and cut. Default: the UNet's own length.
             num_inference_steps: solver steps.
@@ -471,7 +471,7 @@ _FILES = [
 def _cvssp(source: str, parameters: int, channels: tuple[int, ...]) -> Card:
     return Card(
         source=f"cvssp/{source}", files=dict.fromkeys(_FILES), licence="CC-BY-NC-SA-4.0", commercial=False,
-        origin=f"https://huggingface.co/cvssp/{source}", parameters=parameters, dim=512, sample_rate=16_000, normalised=True,
+        origin=f"https://huggingface.co/cvssp/{source}", parameters=parameters, dim=512, sample_rate=16_000, normalized=True,
         options={"channels": channels},
     )  # fmt: skip
 
@@ -480,7 +480,7 @@ _S, _M, _L = (128, 256, 384, 640), (192, 384, 576, 960), (256, 512, 768, 1280)
 CARDS: dict[str, Card] = {
     "mini": Card(
         "package:audioldm", dict.fromkeys([*_FILES[:4], _FILES[6], "null_embedding.safetensors"]), "Apache-2.0", True,
-        "recipes/miniature/audioldm.yaml", 3_569_732, 128, 16_000, normalised=True, options={"vocoder": "gl"},
+        "recipes/miniature/audioldm.yaml", 3_569_732, 128, 16_000, normalized=True, options={"vocoder": "gl"},
     ),
     "audioldm-s-full-v2": _cvssp("audioldm-s-full-v2", 295_678_322, _S),
     "audioldm-s-full": _cvssp("audioldm", 295_678_322, _S),

@@ -77,7 +77,7 @@ class Encoder(Frozen):
 
     @abstractmethod
     def embed(self, inputs: Any) -> Tensor:
-        """Return one vector per input, (B, d) float32; the card states whether it is L2-normalised."""
+        """Return one vector per input, (B, d) float32; the card states whether it is L2-normalized."""
 
 
 class AudioEncoder(Encoder):
@@ -105,7 +105,7 @@ class AudioEncoder(Encoder):
 
 
 class ImageEncoder(Encoder):
-    """Sees. Takes float32 pixels in [0, 1] of any size; resizes and normalises by itself.
+    """Sees. Takes float32 pixels in [0, 1] of any size; resizes and normalizes by itself.
 
     ``reads_any_size``: pictures are best given as they are, since its own resizing is part of its published numbers.
     """
@@ -281,17 +281,17 @@ class Vocoder(Frozen):
 class MelAutoencoder(Frozen):
     """Latents of log-mel spectrograms, and the way back; ``mel`` says of which kind.
 
-    A latent stands for ``factor`` bands and frames, m = n_mels / factor and l = L / factor, and has ``channels`` numbers C.
+    A latent stands for ``factor`` bands and frames, m = n_mels / factor and l = L / factor, and has ``latent_channels``, C.
     """
 
     mel: Any
     factor: int
-    channels: int
+    latent_channels: int
 
     @property
     def size(self) -> int:
         """C * m, the numbers of a latent frame."""
-        return self.channels * self.mel.n_mels // self.factor
+        return self.latent_channels * self.mel.n_mels // self.factor
 
     @abstractmethod
     def encode(self, log_mel: Tensor) -> Tensor:

@@ -260,7 +260,7 @@ class BEATsModel(nn.Module):
         self.predictor = nn.Linear(config.encoder_embed_dim, config.predictor_class) if config.finetuned_model else None
 
     def fbank(self, waveform: Tensor) -> Tensor:
-        """16 kHz waveforms (B, T) in [-1, 1] -> normalised filter bank (B, F, 128), float32 even under autocast.
+        """16 kHz waveforms (B, T) in [-1, 1] -> normalized filter bank (B, F, 128), float32 even under autocast.
 
         Raises ValueError for another shape, and for a sound too short to fill one patch.
         """
@@ -274,7 +274,7 @@ class BEATsModel(nn.Module):
         return (fbank(waveform.float() * 2**15) - FBANK_MEAN) / (2 * FBANK_STD)
 
     def patches(self, fbank: Tensor) -> Tensor:
-        """(B, F, 128) -> layer-normalised patches (B, L, embed_dim) in time order, 8 frequency patches per time step."""
+        """(B, F, 128) -> layer-normalized patches (B, L, embed_dim) in time order, 8 frequency patches per time step."""
         images = fbank[:, None].to(self.patch_embedding.weight.dtype)
         return self.layer_norm(self.patch_embedding(images).flatten(2).transpose(1, 2))
 
@@ -284,7 +284,7 @@ class BEATsModel(nn.Module):
         return _shrink_mask(_shrink_mask(padding_mask.bool(), frames), frames // patch * (MEL_BINS // patch))
 
     def encode(self, fbank: Tensor, mask: Tensor | None = None) -> list[Tensor]:
-        """Normalised filter bank (B, F, 128) and padding mask over tokens (B, L) -> hidden states as in `forward`."""
+        """Normalized filter bank (B, F, 128) and padding mask over tokens (B, L) -> hidden states as in `forward`."""
         x = self.patches(fbank)
         x = x if self.post_extract_proj is None else self.post_extract_proj(x)
         return self.encoder(self.dropout_input(x), mask)
@@ -408,7 +408,7 @@ class BEATs(AudioEncoder, Classifier):
         return torch.cat([hidden[layer] for layer in self.layers], -1).float()
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """16 kHz waveforms (B, T) -> the mean of the last layer's tokens (B, dim), not normalised."""
+        """16 kHz waveforms (B, T) -> the mean of the last layer's tokens (B, dim), not normalized."""
         return self.model.features(inputs).mean(1).float()
 
     @property
@@ -472,7 +472,7 @@ def _official(iteration: str, tuned: str = "") -> Card:
     name = f"BEATs_{iteration}_finetuned_on_AS2M_{tuned}" if tuned else f"BEATs_{iteration}"
     parameters, size = (90_717_055, 363_145_291) if tuned else (90_311_792, 361_499_833)
     return Card(
-        f"{name}.pt", {f"{name}.pt": SHA256.get(name)}, "MIT", True, OFFICIAL, parameters, 768, SAMPLE_RATE, normalised=False,
+        f"{name}.pt", {f"{name}.pt": SHA256.get(name)}, "MIT", True, OFFICIAL, parameters, 768, SAMPLE_RATE, normalized=False,
         options={"layers": [4, 8, 12]}, size=size,
     )  # fmt: skip
 
@@ -487,7 +487,7 @@ CARDS: dict[str, Card] = {
         parameters=690_664,
         dim=128,
         sample_rate=SAMPLE_RATE,
-        normalised=False,
+        normalized=False,
         options={"layers": [2, 3, 4]},
     ),
     **{

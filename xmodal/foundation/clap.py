@@ -169,7 +169,7 @@ class AudioTower(AudioEncoder):
         crop: what is heard of a sound that is longer than a clip (10 s in the published models): "centre", "start", or
             "windows", the mean over evenly spread clips that cover it. Fused models hear the whole and three parts,
             from the middle or the start of its thirds; with "windows" they do as the others.
-        normalise: scale embeddings to length 1, as CLAP does.
+        normalize: scale embeddings to length 1, as CLAP does.
         int16: cut waveforms to 16 bits first, as LAION's code does for files but not for tensors.
         sample_rate: of the waveforms that come in, Hz; what differs from the model's own rate is resampled. Default: the
             card's, else the model's own. AudioLDM's CLAP heard 16 kHz sounds resampled to 48 kHz, so its card says 16000.
@@ -179,7 +179,7 @@ class AudioTower(AudioEncoder):
     """
 
     def __init__(
-        self, card: str = "mini", crop: Crop = "centre", normalise: bool = True, int16: bool = False,
+        self, card: str = "mini", crop: Crop = "centre", normalize: bool = True, int16: bool = False,
         sample_rate: int | None = None, local_files_only: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -190,21 +190,21 @@ class AudioTower(AudioEncoder):
         # Of published weights the settings are known; of others they are never guessed.
         known = place.is_file() or (chosen.name and not chosen.shipped and not settings.is_file())
         front = FrontEnd(fused=fused) if known else FrontEnd.read(settings, fused)
-        self._assemble(model, front, crop, normalise, int16, sample_rate or (None if chosen.shipped else chosen.sample_rate))
+        self._assemble(model, front, crop, normalize, int16, sample_rate or (None if chosen.shipped else chosen.sample_rate))
 
     @classmethod
     def from_model(
-        cls, model: nn.Module, front: FrontEnd | None = None, crop: Crop = "centre", normalise: bool = True,
+        cls, model: nn.Module, front: FrontEnd | None = None, crop: Crop = "centre", normalize: bool = True,
         int16: bool = False, sample_rate: int | None = None,
     ) -> Self:  # fmt: skip
         """Build from a ClapAudioModelWithProjection, which is frozen in place; by default with the published front end."""
         tower = cls.__new__(cls)
         AudioEncoder.__init__(tower)
         front = front or FrontEnd(fused=model.config.enable_fusion)  # type: ignore[arg-type, union-attr]
-        tower._assemble(model, front, crop, normalise, int16, sample_rate)
+        tower._assemble(model, front, crop, normalize, int16, sample_rate)
         return tower
 
-    def _assemble(self, model: Any, front: FrontEnd, crop: Crop, normalise: bool, int16: bool, sample_rate: int | None) -> None:
+    def _assemble(self, model: Any, front: FrontEnd, crop: Crop, normalize: bool, int16: bool, sample_rate: int | None) -> None:
         config = model.config
         if crop not in get_args(Crop):
             raise ValueError(f"crop {crop!r} is unknown: choose from {', '.join(get_args(Crop))}")
@@ -212,7 +212,7 @@ class AudioTower(AudioEncoder):
         if (front.bands, front.fused) != (config.num_mel_bins, config.enable_fusion) or front.frames > most:
             wanted = f"{config.num_mel_bins} bands, fused {config.enable_fusion}, at most {most} frames"
             raise ValueError(f"the model hears {wanted}, but {PREPROCESSOR} makes {front}: take both from one model")
-        self.model, self.front, self.crop, self.normalise, self.int16 = model, front, crop, normalise, int16
+        self.model, self.front, self.crop, self.normalize, self.int16 = model, front, crop, normalize, int16
         self.sample_rate = sample_rate or front.sample_rate
         self.dim, self.width = config.projection_dim, config.hidden_size
 
@@ -236,7 +236,7 @@ class AudioTower(AudioEncoder):
     def embed(self, inputs: Waveforms) -> Tensor:
         """(B, T) waveforms, or B of any lengths in a list -> (B, d) float32; ValueError for another shape, or no samples."""
         made, counts = self._run(inputs)
-        scale = partial(F.normalize, dim=-1) if self.normalise else nn.Identity()
+        scale = partial(F.normalize, dim=-1) if self.normalize else nn.Identity()
         return scale(torch.stack([part.mean(0) for part in scale(made.audio_embeds.float()).split(counts)]))
 
     def tokens(self, waveform: Waveforms) -> Tensor:
@@ -256,7 +256,7 @@ class TextTower(TextEncoder):
 
     Args:
         card: as for `AudioTower`; also the folder of an AudioLDM, whose text encoder it is.
-        normalise: as for `AudioTower`.
+        normalize: as for `AudioTower`.
         truncate: cut sentences that are too long, keeping the end mark; otherwise they raise ValueError.
         tokenizer: folder or hub id. Default: what lies beside the weights, else RoBERTa's as LAION's hub models carry it.
         local_files_only: as for `AudioTower`.
@@ -265,7 +265,7 @@ class TextTower(TextEncoder):
     """
 
     def __init__(
-        self, card: str = "mini", normalise: bool = True, truncate: bool = False, tokenizer: str | None = None,
+        self, card: str = "mini", normalize: bool = True, truncate: bool = False, tokenizer: str | None = None,
         local_files_only: bool = True,
     ) -> None:  # fmt: skip
         from transformers import AutoTokenizer
@@ -280,29 +280,29 @@ class TextTower(TextEncoder):
             made = AutoTokenizer.from_pretrained(words, local_files_only=True)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{words} holds no tokenizer that transformers can read: copy the whole folder again") from error
-        self._assemble(model, made, normalise, truncate)
+        self._assemble(model, made, normalize, truncate)
 
     @classmethod
-    def from_parts(cls, model: nn.Module, tokenizer: Any, normalise: bool = True, truncate: bool = False) -> Self:
+    def from_parts(cls, model: nn.Module, tokenizer: Any, normalize: bool = True, truncate: bool = False) -> Self:
         """Build from a ClapTextModelWithProjection, which is frozen in place, and its tokenizer."""
         tower = cls.__new__(cls)
         TextEncoder.__init__(tower)
-        tower._assemble(model, tokenizer, normalise, truncate)
+        tower._assemble(model, tokenizer, normalize, truncate)
         return tower
 
-    def _assemble(self, model: Any, tokenizer: Any, normalise: bool, truncate: bool) -> None:
+    def _assemble(self, model: Any, tokenizer: Any, normalize: bool, truncate: bool) -> None:
         config = model.config
         # transformers 5 answers missing tokenizer files with an empty tokenizer, without a word
         if len(tokenizer) != config.vocab_size:
             mend = "its files are missing or another model's, copy the whole folder"
             raise ValueError(f"the tokenizer knows {len(tokenizer)} tokens, but the text tower {config.vocab_size}: {mend}")
-        self.model, self.tokenizer, self.normalise, self.truncate = model, tokenizer, normalise, truncate
+        self.model, self.tokenizer, self.normalize, self.truncate = model, tokenizer, normalize, truncate
         self.dim, self.width = config.projection_dim, config.hidden_size
         # RoBERTa counts positions from the one behind the padding's
         self.max_length = min(tokenizer.model_max_length, config.max_position_embeddings - config.pad_token_id - 1)
 
     def embed(self, inputs: list[str]) -> Tensor:
-        """B sentences -> (B, d) float32, of length 1 if ``normalise``; ValueError for a sentence that is too long."""
+        """B sentences -> (B, d) float32, of length 1 if ``normalize``; ValueError for a sentence that is too long."""
         if isinstance(inputs, str) or not inputs:
             raise ValueError(f"the text tower takes a list of at least one sentence, got {inputs!r}")
         rows = [self._ids(text) for text in inputs]
@@ -310,7 +310,7 @@ class TextTower(TextEncoder):
         ids = torch.tensor([row + [self.model.config.pad_token_id] * (longest - len(row)) for row in rows], device=device)
         mask = torch.arange(longest, device=device) < torch.tensor([[len(row)] for row in rows], device=device)
         made = self.model(input_ids=ids, attention_mask=mask.long()).text_embeds.float()
-        return F.normalize(made, dim=-1) if self.normalise else made
+        return F.normalize(made, dim=-1) if self.normalize else made
 
     def _ids(self, text: str) -> list[int]:
         row = self.tokenizer(text).input_ids
@@ -443,17 +443,17 @@ def _published(source: str, sizes: str, licence: str, commercial: bool, rate: in
     repository = "lukewys/laion_clap" if source.endswith(".pt") else source
     whole = (CONFIG, WEIGHTS, PREPROCESSOR, "tokenizer_config.json", "vocab.json", "merges.txt")
     files, origin = (source,) if source.endswith(".pt") else whole, f"https://huggingface.co/{repository}"
-    return Card(repository, dict.fromkeys(files), licence, commercial, origin, SIZES[sizes][3], 512, rate, normalised=True)
+    return Card(repository, dict.fromkeys(files), licence, commercial, origin, SIZES[sizes][3], 512, rate, normalized=True)
 
 
 CARDS: dict[str, Card] = {
     "mini": Card(
         "package:clap", dict.fromkeys((CONFIG, WEIGHTS, PREPROCESSOR, "tokenizer.json", "tokenizer_config.json")), "Apache-2.0",
-        True, "recipes/miniature/clap.yaml", SIZES["mini"][3], 128, 16_000, normalised=True,
+        True, "recipes/miniature/clap.yaml", SIZES["mini"][3], 128, 16_000, normalized=True,
     ),
     **{name: _published(*facts) for name, facts in _RELEASES.items()},
     "audioldm-text-encoder": Card(
         "cvssp/audioldm-s-full-v2", dict.fromkeys((f"text_encoder/{CONFIG}", f"text_encoder/{WEIGHTS}", "tokenizer/*")),
-        "CC-BY-NC-SA-4.0", False, "https://huggingface.co/cvssp/audioldm-s-full-v2", 125_302_016, 512, normalised=True,
+        "CC-BY-NC-SA-4.0", False, "https://huggingface.co/cvssp/audioldm-s-full-v2", 125_302_016, 512, normalized=True,
     ),
 }  # fmt: skip

@@ -37,7 +37,7 @@ OPEN_CLIP_TEXT_KEYS = ("text.", "positional_embedding", "text_projection", "toke
 
 
 class Preprocess(nn.Module):
-    """Pixels (B, 3, H, W) in [0, 1] of any size -> normalised pixels (B, 3, size, size) of the buffers' dtype.
+    """Pixels (B, 3, H, W) in [0, 1] of any size -> normalized pixels (B, 3, size, size) of the buffers' dtype.
 
     ``resize`` "shortest" scales the shorter side to ``size`` and crops the centre, "squash" ignores the aspect ratio. Both
     filter before they shrink, like open_clip's transform but without rounding to 8 bits. ValueError for unknown settings.
@@ -77,38 +77,38 @@ class ImageTower(ImageEncoder):
     Args:
         card: a name in `CARDS`, the path of a transformers folder, a hub id ``owner/name``, or an open_clip model named
             ``open_clip:ARCHITECTURE/TAG``, ``local-dir:PATH`` or ``hf-hub:owner/name``.
-        normalise: scale embeddings to length 1; published CLIPs leave that to the caller.
+        normalize: scale embeddings to length 1; published CLIPs leave that to the caller.
         local_files_only: hub ids are looked up in the local hub cache only; False permits the download.
 
     ``dim`` is d, ``width`` w (0 for an open_clip tower that is no plain ViT), ``image_size`` the side of what the model sees.
     Raises ValueError for an unknown card or weights that do not fit, FileNotFoundError where weights are missing.
     """
 
-    def __init__(self, card: str = "mini", normalise: bool = False, local_files_only: bool = True) -> None:
+    def __init__(self, card: str = "mini", normalize: bool = False, local_files_only: bool = True) -> None:
         super().__init__()
         chosen = card_of(card)
         if chosen.source.startswith(SCHEMES):
             release = _release(chosen, local_files_only)
-            self._assemble(_open_clip_tower(release, vision=True), _preprocess(chosen, release.preprocessing), normalise)
+            self._assemble(_open_clip_tower(release, vision=True), _preprocess(chosen, release.preprocessing), normalize)
         else:
             folder = _folder(chosen, local_files_only)
             model = _transformers_tower(folder, "vision", chosen.origin)
-            self._assemble(model, _preprocess(chosen, None if chosen.mean else _settings(folder, chosen.origin)), normalise)
+            self._assemble(model, _preprocess(chosen, None if chosen.mean else _settings(folder, chosen.origin)), normalize)
 
     @classmethod
-    def from_model(cls, model: nn.Module, preprocess: Preprocess | None = None, normalise: bool = False) -> Self:
+    def from_model(cls, model: nn.Module, preprocess: Preprocess | None = None, normalize: bool = False) -> Self:
         """Build from CLIPVisionModelWithProjection or open_clip's ``model.visual``; by default with CLIP's own preprocessing."""
         tower = cls.__new__(cls)
         ImageEncoder.__init__(tower)
-        tower._assemble(model, preprocess or Preprocess(_image_size(model)), normalise)
+        tower._assemble(model, preprocess or Preprocess(_image_size(model)), normalize)
         return tower
 
-    def _assemble(self, model: Any, preprocess: Preprocess, normalise: bool) -> None:
+    def _assemble(self, model: Any, preprocess: Preprocess, normalize: bool) -> None:
         self.image_size = _image_size(model)
         if self.image_size != preprocess.size:
             found = f"pictures are resized to {preprocess.size} pixels, but the model sees {self.image_size}"
             raise ValueError(f"{found}: take the card and the folder of one model")
-        self.model, self.preprocess, self.normalise = model, preprocess, normalise
+        self.model, self.preprocess, self.normalize = model, preprocess, normalize
         self._transformers = hasattr(model, "visual_projection")
         if self._transformers:
             self.dim, self.width = model.config.projection_dim, model.config.hidden_size
@@ -118,15 +118,15 @@ class ImageTower(ImageEncoder):
             self.dim = model.output_dim if hasattr(model, "output_dim") else self.embed(torch.zeros(1, 3, 8, 8)).shape[-1]
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """(B, 3, H, W) pixels in [0, 1] -> (B, d) float32, of length 1 if ``normalise``; ValueError for another shape."""
+        """(B, 3, H, W) pixels in [0, 1] -> (B, d) float32, of length 1 if ``normalize``; ValueError for another shape."""
         pixels = self.preprocess(inputs)
         made = self.model(pixel_values=pixels).image_embeds if self._transformers else self.model(pixels)
-        return F.normalize(made.float(), dim=-1) if self.normalise else made.float()
+        return F.normalize(made.float(), dim=-1) if self.normalize else made.float()
 
     def patches(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) pixels in [0, 1] -> (B, 1 + N, w) float32: the last block's output, class token first, then row by row.
 
-        Not passed through the last LayerNorm, never normalised. Raises ValueError for an open_clip tower that is no plain ViT.
+        Not passed through the last LayerNorm, never normalized. Raises ValueError for an open_clip tower that is no plain ViT.
         """
         if not self.width:
             raise ValueError("this open_clip tower is no plain ViT, so it has no patches(): choose a card of a ViT")
@@ -143,7 +143,7 @@ class TextTower(TextEncoder):
 
     Args:
         card: as for `ImageTower`.
-        normalise: as for `ImageTower`.
+        normalize: as for `ImageTower`.
         truncate: cut sentences that are too long, keeping the end mark; otherwise they raise ValueError.
         local_files_only: as for `ImageTower`.
 
@@ -151,28 +151,28 @@ class TextTower(TextEncoder):
     """
 
     def __init__(
-        self, card: str = "mini", normalise: bool = False, truncate: bool = False, local_files_only: bool = True
+        self, card: str = "mini", normalize: bool = False, truncate: bool = False, local_files_only: bool = True
     ) -> None:
         super().__init__()
         chosen = card_of(card)
         if chosen.source.startswith(SCHEMES):
-            self._assemble(*_open_clip_text(_release(chosen, local_files_only)), normalise, truncate)
+            self._assemble(*_open_clip_text(_release(chosen, local_files_only)), normalize, truncate)
             return
         from transformers import CLIPTokenizer
 
         folder = _folder(chosen, local_files_only)
         model = _transformers_tower(folder, "text", chosen.origin)
-        self._assemble(model, CLIPTokenizer.from_pretrained(folder, local_files_only=True), normalise, truncate)
+        self._assemble(model, CLIPTokenizer.from_pretrained(folder, local_files_only=True), normalize, truncate)
 
     @classmethod
-    def from_parts(cls, model: nn.Module, tokenizer: Any, normalise: bool = False, truncate: bool = False) -> Self:
+    def from_parts(cls, model: nn.Module, tokenizer: Any, normalize: bool = False, truncate: bool = False) -> Self:
         """Build from a CLIPTextModelWithProjection and CLIPTokenizer, or open_clip's TextTransformer and SimpleTokenizer."""
         tower = cls.__new__(cls)
         TextEncoder.__init__(tower)
-        tower._assemble(model, tokenizer, normalise, truncate)
+        tower._assemble(model, tokenizer, normalize, truncate)
         return tower
 
-    def _assemble(self, model: Any, tokenizer: Any, normalise: bool, truncate: bool) -> None:
+    def _assemble(self, model: Any, tokenizer: Any, normalize: bool, truncate: bool) -> None:
         self._transformers = hasattr(model, "text_model")
         if self._transformers:
             config = model.config
@@ -191,7 +191,7 @@ class TextTower(TextEncoder):
         if self._transformers and config.eos_token_id not in (2, end):  # 2 in old files, where it means "the highest"
             looks_for = f"but the text tower looks for {config.eos_token_id}: correct eos_token_id in {CONFIG}"
             raise ValueError(f"the tokenizer ends with id {end}, {looks_for}")
-        self.model, self.tokenizer, self.normalise, self.truncate = model, tokenizer, normalise, truncate
+        self.model, self.tokenizer, self.normalize, self.truncate = model, tokenizer, normalize, truncate
         self._marks = start, end
 
     def _ids(self, text: str) -> list[int]:
@@ -215,14 +215,14 @@ class TextTower(TextEncoder):
         return *self.model(ids), mask
 
     def embed(self, inputs: list[str]) -> Tensor:
-        """B sentences -> (B, d) float32, of length 1 if ``normalise``; ValueError for a sentence that is too long."""
+        """B sentences -> (B, d) float32, of length 1 if ``normalize``; ValueError for a sentence that is too long."""
         made = self._run(inputs)[0]
-        return F.normalize(made.float(), dim=-1) if self.normalise else made.float()
+        return F.normalize(made.float(), dim=-1) if self.normalize else made.float()
 
     def states(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """B sentences -> token states (B, L, w) float32 after the last LayerNorm, and their mask (B, L), true up to the end mark.
 
-        States beyond the mask are zero; none is normalised. Raises ValueError as `embed` does, and for open_clip towers that
+        States beyond the mask are zero; none is normalized. Raises ValueError as `embed` does, and for open_clip towers that
         are not causal, where what stands behind the end mark shows in every state.
         """
         if not self._transformers and (self.model.attn_mask is None or self.model.cls_emb is not None):
@@ -462,7 +462,7 @@ def _published(name: str, repository: str, parameters: int, dim: int, mean: Floa
     by_open_clip, origin = name.startswith(SCHEMES), f"https://huggingface.co/{repository}"
     files = dict.fromkeys(OPEN_CLIP_WEIGHTS[:1] if by_open_clip else (CONFIG, WEIGHTS[0], "vocab.json", "merges.txt"))
     source = name if by_open_clip else repository
-    return Card(source, files, "MIT", True, origin, parameters, dim, None, 224, mean, std, normalised=False)
+    return Card(source, files, "MIT", True, origin, parameters, dim, None, 224, mean, std, normalized=False)
 
 
 _HALF = (0.5, 0.5, 0.5)
@@ -480,7 +480,7 @@ CARDS: dict[str, Card] = {
     "mini": Card(
         source="package:clip", licence="Apache-2.0", commercial=True, origin="recipes/miniature/clip.yaml", parameters=1_554_177,
         files=dict.fromkeys((CONFIG, WEIGHTS[0], PREPROCESSOR, "tokenizer.json", "tokenizer_config.json")),
-        dim=128, image_size=64, mean=MEAN, std=STD, normalised=False,
+        dim=128, image_size=64, mean=MEAN, std=STD, normalized=False,
     ),
     **{name: _published(name, *facts) for name, facts in _RELEASES.items()},
 }  # fmt: skip

@@ -81,10 +81,10 @@ class DiffusionPrior(Prior):
         eta: float = 1.0,
         scheduler: Scheduler = None,
     ) -> Tensor:
-        """Text embeddings (B, d) -> image embeddings (B, d), float32, normalised.
+        """Text embeddings (B, d) -> image embeddings (B, d), float32, normalized.
 
         Args:
-            text_embedding: normalised here, as in training.
+            text_embedding: normalized here, as in training.
             tokens: the text tower's outputs after its last norm (B, L, d), L at most ``network.config.text_tokens``.
             mask: (B, L), true up to and including the end-of-text token; default where ``tokens`` are not all zero.
             generator: one, or one for each text, whose result then depends on nothing else in the batch.
@@ -199,10 +199,10 @@ class _UnCLIP(Prior):
         candidates: int = 2,
         scheduler: Scheduler = None,
     ) -> Tensor:
-        """Text embeddings (B, d) -> image embeddings (B, d), float32, normalised.
+        """Text embeddings (B, d) -> image embeddings (B, d), float32, normalized.
 
         Args:
-            text_embedding: as the text tower's projection gives them, not normalised.
+            text_embedding: as the text tower's projection gives them, not normalized.
             tokens: the text tower's last hidden states (B, L, d), L being the prior's number of places.
             mask: (B, L), true at tokens that are not padding.
             negative_embedding, negative_tokens, negative_mask: the same of the empty text, one row or B.
@@ -215,7 +215,7 @@ class _UnCLIP(Prior):
         """
         _check(self, text_embedding, tokens, candidates)
         if text_embedding.norm(dim=-1).sub(1).abs().max() < 1e-3:
-            raise ValueError(f"{type(self).__name__} reads text embeddings as projected, but these are normalised: give them raw")
+            raise ValueError(f"{type(self).__name__} reads text embeddings as projected, but these are normalized: give them raw")
         scale = guidance_scale if guidance_scale is not None else 1.0 if negative_embedding is None else 4.0
         if scale > 1 and negative_embedding is None:
             raise ValueError(f"guidance_scale {scale} needs the empty text: give negative_embedding (and its tokens and mask)")
@@ -280,7 +280,7 @@ class KandinskyPrior(_UnCLIP):
 
 
 class Identity(Prior):
-    """The text embedding itself, normalised: what a prior must beat."""
+    """The text embedding itself, normalized: what a prior must beat."""
 
     def __init__(self, card: str = "none", dim: int = 768) -> None:
         super().__init__()
@@ -289,7 +289,7 @@ class Identity(Prior):
         self.dim = dim
 
     def sample(self, text_embedding: Tensor, **options: Any) -> Tensor:
-        """(B, d) -> (B, d), normalised; options of other priors are ignored."""
+        """(B, d) -> (B, d), normalized; options of other priors are ignored."""
         _check(self, text_embedding)
         return F.normalize(text_embedding.float(), dim=-1)
 
@@ -340,7 +340,7 @@ class _Baseline(Identity):
         return write(folder, {"class": type(self).__name__, **self.sizes}, self.net.state_dict(), None)
 
     def sample(self, text_embedding: Tensor, **options: Any) -> Tensor:
-        """(B, d) -> (B, d), normalised; options of other priors are ignored."""
+        """(B, d) -> (B, d), normalized; options of other priors are ignored."""
         return F.normalize(self.net(_like(self.net, super().sample(text_embedding))).float(), dim=-1)
 
 
@@ -468,7 +468,7 @@ def build(card: str) -> nn.Module:
 def _card(source: str, files: list[str], licence: str, parameters: int, options: Any, dim: int = 768, size: int = 0) -> Card:
     recipe, commercial = source.partition("package:")[2], licence != "unverified"
     origin = f"recipes/miniature/{recipe}.yaml" if recipe else f"{HUB}/{source}"
-    common = {"dim": dim, "normalised": True, "options": options, "size": size}
+    common = {"dim": dim, "normalized": True, "options": options, "size": size}
     return Card(source, dict.fromkeys(files), licence, commercial, origin, parameters, **common)
 
 

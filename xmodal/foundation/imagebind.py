@@ -71,7 +71,7 @@ class ImageBindConfig:
 
 
 def spectrogram(clips: Tensor) -> Tensor:
-    """Normalised log-mel picture (B, 1, 128, 204) of 16 kHz clips (B, T), 400 <= T <= 32000; float32 even under autocast.
+    """Normalized log-mel picture (B, 1, 128, 204) of 16 kHz clips (B, T), 400 <= T <= 32000; float32 even under autocast.
 
     Kaldi's filter bank without scaling to 16 bits. Missing frames are filled with a logarithm of 0, as in the original.
     The original also subtracts each clip's mean first, which changes nothing: every frame's own mean is subtracted here.
@@ -283,29 +283,29 @@ def import_checkpoint(file: Path, folder: Path, config: ImageBindConfig | None =
 
 
 class _Tower(Encoder):
-    """One tower of an ImageBind, with unit-length vectors unless ``normalise`` is false."""
+    """One tower of an ImageBind, with unit-length vectors unless ``normalize`` is false."""
 
     modality: str
 
-    def __init__(self, card: str = "huge", normalise: bool = True) -> None:
+    def __init__(self, card: str = "huge", normalize: bool = True) -> None:
         super().__init__()
         chosen = find_card(CARDS, card, "imagebind")
         chosen.verify()
-        self._assemble(load(chosen.folder(), [self.modality]), normalise)
+        self._assemble(load(chosen.folder(), [self.modality]), normalize)
 
     @classmethod
-    def from_model(cls, model: ImageBindModel, normalise: bool = True) -> Self:
+    def from_model(cls, model: ImageBindModel, normalize: bool = True) -> Self:
         """Build from a model in memory, which is frozen in place; ValueError if it lacks this tower."""
         tower = cls.__new__(cls)
         Frozen.__init__(tower)
-        tower._assemble(model, normalise)
+        tower._assemble(model, normalize)
         return tower
 
-    def _assemble(self, model: ImageBindModel, normalise: bool) -> None:
+    def _assemble(self, model: ImageBindModel, normalize: bool) -> None:
         if self.modality not in model.modality_trunks:
             has = ", ".join(model.modality_trunks)
             raise ValueError(f"{type(self).__name__} needs a model with {self.modality!r}, but this one has {has} alone")
-        self.model, self.normalise, self.dim = model, normalise, model.config.out_embed_dim
+        self.model, self.normalize, self.dim = model, normalize, model.config.out_embed_dim
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -316,7 +316,7 @@ class _Tower(Encoder):
         return self.model(self.modality, inputs.to(self._dtype) if inputs.is_floating_point() else inputs).float()
 
     def _finish(self, x: Tensor) -> Tensor:
-        return F.normalize(x, dim=-1) if self.normalise else x
+        return F.normalize(x, dim=-1) if self.normalize else x
 
 
 class ImageTower(_Tower, ImageEncoder):
@@ -324,7 +324,7 @@ class ImageTower(_Tower, ImageEncoder):
 
     Args:
         card: a name in `CARDS`, the official ``imagebind_huge.pth`` or a folder written by `import_checkpoint`.
-        normalise: make vectors of length 1, which these are already in the original.
+        normalize: make vectors of length 1, which these are already in the original.
 
     Raises ValueError or FileNotFoundError as `load` does.
     """
@@ -332,7 +332,7 @@ class ImageTower(_Tower, ImageEncoder):
     modality, image_size = "vision", IMAGE_SIZE
 
     def preprocess(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> normalised (B, 3, 224, 224); ValueError for another shape."""
+        """(B, 3, H, W) in [0, 1] -> normalized (B, 3, 224, 224); ValueError for another shape."""
         if pixels.ndim != 4 or pixels.shape[1] != 3:
             raise ValueError(f"ImageBind takes pixels of shape (batch, 3, height, width), got {tuple(pixels.shape)}")
         short = min(pixels.shape[-2:])
@@ -358,21 +358,21 @@ class AudioTower(_Tower, AudioEncoder):
     Args:
         card: a name in `CARDS`, the official ``imagebind_huge.pth`` or a folder written by `import_checkpoint`.
         clips: how many pieces; their vectors are averaged. Three is the original's choice; one is the first two seconds.
-        normalise: make the average a vector of length 1; otherwise it is that of the original, at most 20 long.
+        normalize: make the average a vector of length 1; otherwise it is that of the original, at most 20 long.
 
     Raises ValueError or FileNotFoundError as `load` does, and ValueError for ``clips`` below 1.
     """
 
     modality, sample_rate = "audio", SAMPLE_RATE
 
-    def __init__(self, card: str = "huge", clips: int = 3, normalise: bool = True) -> None:
-        super().__init__(card, normalise)
+    def __init__(self, card: str = "huge", clips: int = 3, normalize: bool = True) -> None:
+        super().__init__(card, normalize)
         self._hear(clips)
 
     @classmethod
-    def from_model(cls, model: ImageBindModel, normalise: bool = True, clips: int = 3) -> Self:
+    def from_model(cls, model: ImageBindModel, normalize: bool = True, clips: int = 3) -> Self:
         """Build from a model in memory, which is frozen in place; ValueError if it lacks this tower."""
-        tower = super().from_model(model, normalise)
+        tower = super().from_model(model, normalize)
         tower._hear(clips)
         return tower
 
@@ -414,7 +414,7 @@ class TextTower(_Tower, TextEncoder):
 
     Args:
         card: a name in `CARDS`, the official ``imagebind_huge.pth`` or a folder written by `import_checkpoint`.
-        normalise: make vectors of length 1; otherwise they have the length of the trained logit scale.
+        normalize: make vectors of length 1; otherwise they have the length of the trained logit scale.
 
     Raises ValueError or FileNotFoundError as `load` does.
     """
@@ -468,6 +468,6 @@ CARDS: dict[str, Card] = {
         image_size=IMAGE_SIZE,
         mean=MEAN,
         std=STD,
-        normalised=True,
+        normalized=True,
     ),
 }

@@ -99,7 +99,7 @@ class Inception(ImageEncoder, Classifier):
         self.model, self.dim, self.image_size = model, DIM, SIZE
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1], read as 8 bits -> (B, 2048), not negative, not normalised."""
+        """(B, 3, H, W) in [0, 1], read as 8 bits -> (B, 2048), not negative, not normalized."""
         levels = inputs.float() * 255
         levels = levels + (levels.round() - levels).detach()  # eight bits, and a gradient
         return self.model(((resize(levels) - 128) / 128).to(self.fc.weight.dtype)).float()
@@ -143,6 +143,6 @@ def tiny() -> dict[str, Callable[[], Frozen]]:
 CARDS: dict[str, Card] = {
     "fid": Card(
         FILE, {FILE: None}, "Apache-2.0", True, ORIGIN, parameters=23_850_960, dim=DIM, image_size=SIZE,
-        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), normalised=False,
+        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), normalized=False,
     ),
 }  # fmt: skip

@@ -41,7 +41,7 @@ class AudioTower(ClapAudioTower):
 
     Args:
         card: a name in `CARDS`, or the path of a ``.pt`` file in LAION's layout.
-        crop, normalise, int16, sample_rate, local_files_only: as for the model ``clap``.
+        crop, normalize, int16, sample_rate, local_files_only: as for the model ``clap``.
 
     Raises ImportError without the package, else as the model ``clap`` does. The package computes the spectrograms of
     networks that are not fused, in float32.
@@ -51,7 +51,7 @@ class AudioTower(ClapAudioTower):
         self,
         card: str = "630k-audioset-best",
         crop: Crop = "centre",
-        normalise: bool = True,
+        normalize: bool = True,
         int16: bool = False,
         sample_rate: int | None = None,
         local_files_only: bool = True,
@@ -59,7 +59,7 @@ class AudioTower(ClapAudioTower):
         AudioEncoder.__init__(self)
         chosen = find_card(CARDS, card, PACKAGE)
         model = load(locate(chosen, local_files_only))
-        self._assemble(model, FrontEnd(fused=model.config.enable_fusion), crop, normalise, int16, sample_rate)
+        self._assemble(model, FrontEnd(fused=model.config.enable_fusion), crop, normalize, int16, sample_rate)
 
     def _run(self, sounds: Waveforms) -> tuple[Any, list[int]]:
         rows = self._rows(sounds)

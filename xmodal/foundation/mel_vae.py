@@ -52,7 +52,7 @@ class MelVAE(MelAutoencoder):
     def _assemble(self, model: Any, mel: MelSpec) -> None:
         self.model, self.mel = model, mel
         self.factor = factor_of(model)
-        self.channels = model.config.latent_channels
+        self.latent_channels = model.config.latent_channels
         if model.config.in_channels != 1:
             raise ValueError(f"the autoencoder takes {model.config.in_channels} channels, but a log-mel has 1: give another")
         if mel.n_mels % self.factor:
@@ -73,7 +73,7 @@ class MelVAE(MelAutoencoder):
         """Scaled latents (B, C * m, l) -> log-mels (B, M, L), float32; ValueError for another shape."""
         if latents.ndim != 3 or latents.shape[1] != self.size:
             raise ValueError(f"latents have the shape {tuple(latents.shape)}, but the autoencoder takes (B, {self.size}, l)")
-        unscaled = latents.unflatten(1, (self.channels, -1)).transpose(2, 3) / self.model.config.scaling_factor
+        unscaled = latents.unflatten(1, (self.latent_channels, -1)).transpose(2, 3) / self.model.config.scaling_factor
         return self.model.decode(unscaled.to(self.model.dtype)).sample[:, 0].float().transpose(1, 2)  # type: ignore[no-any-return]
 
 

@@ -1,6 +1,6 @@
 """PANNs CNN14: tags of AudioSet and the embedding before them (Kong et al., "PANNs", arXiv 1912.10211).
 
-Waveform 32 or 16 kHz -> power spectrogram (10 ms hop) -> 64 Slaney mel bands in decibel -> normalisation per band ->
+Waveform 32 or 16 kHz -> power spectrogram (10 ms hop) -> 64 Slaney mel bands in decibel -> normalization per band ->
 six blocks of two convolutions -> mean over frequency -> maximum plus mean over time -> linear layer (embedding) ->
 classifier. Module names equal those of the published files; the spectrogram and mel matrices that these carry as
 tensors are computed here, and compared with the file's when one is read.
@@ -104,7 +104,7 @@ def _fourier(config: Cnn14Config) -> tuple[np.ndarray, np.ndarray]:
 
 
 class ConvBlock(nn.Module):
-    """Two 3x3 convolutions, each normalised and rectified, then a mean over ``pool`` x ``pool``."""
+    """Two 3x3 convolutions, each normalized and rectified, then a mean over ``pool`` x ``pool``."""
 
     def __init__(self, before: int, after: int, pool: int) -> None:
         super().__init__()
@@ -280,7 +280,7 @@ class PANNs(AudioEncoder, Classifier):
         return self.model.log_mel(waveform)
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """Waveforms (B, T) at ``sample_rate`` -> the layer before the classifier (B, dim), not negative, not normalised."""
+        """Waveforms (B, T) at ``sample_rate`` -> the layer before the classifier (B, dim), not negative, not normalized."""
         return self.model.embedding(self._log_mel(inputs)).float()
 
     def tokens(self, waveform: Tensor) -> Tensor:
@@ -313,7 +313,7 @@ def tiny() -> dict[str, Callable[[], Frozen]]:
 
 
 def _zenodo(file: str, rate: int, options: dict[str, int]) -> Card:
-    return Card(file, {file: None}, "CC-BY-4.0", True, ORIGIN, 80_753_615, 2048, rate, normalised=False, options=options)
+    return Card(file, {file: None}, "CC-BY-4.0", True, ORIGIN, 80_753_615, 2048, rate, normalized=False, options=options)
 
 
 CARDS: dict[str, Card] = {

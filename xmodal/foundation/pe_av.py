@@ -110,12 +110,12 @@ def _folder(card: str, local_files_only: bool) -> Path:
 
 
 class _Tower(Encoder):
-    """One encoder with its head; vectors keep the length that the head gives them unless ``normalise`` is set."""
+    """One encoder with its head; vectors keep the length that the head gives them unless ``normalize`` is set."""
 
     encoder: Any
 
-    def _assemble(self, encoder: Any, head: Any, normalise: bool) -> None:
-        self.encoder, self.head, self.normalise = encoder, head, normalise
+    def _assemble(self, encoder: Any, head: Any, normalize: bool) -> None:
+        self.encoder, self.head, self.normalize = encoder, head, normalize
         self.dim = head.proj.out_features
 
     @classmethod
@@ -126,7 +126,7 @@ class _Tower(Encoder):
 
     def _finish(self, pooled: Tensor) -> Tensor:
         x = self.head(pooled).float()
-        return F.normalize(x, dim=-1) if self.normalise else x
+        return F.normalize(x, dim=-1) if self.normalize else x
 
 
 def _embed_sound(embedder: nn.Module, input_values: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -142,7 +142,7 @@ class AudioTower(_Tower, AudioEncoder):
     Args:
         card: a name in `CARDS`, the path of a transformers folder, or a hub id ``owner/name``.
         seconds: hear this much from the middle of longer sounds; default all.
-        normalise: make vectors of length 1; the original does not.
+        normalize: make vectors of length 1; the original does not.
         local_files_only: a hub id is looked up in the local hub cache only; False permits the download.
 
     Raises ValueError for an unknown card or weights that do not fit, FileNotFoundError where they are missing.
@@ -151,23 +151,23 @@ class AudioTower(_Tower, AudioEncoder):
     sample_rate = SAMPLE_RATE
 
     def __init__(
-        self, card: str = "small", seconds: float | None = None, normalise: bool = False, local_files_only: bool = True
+        self, card: str = "small", seconds: float | None = None, normalize: bool = False, local_files_only: bool = True
     ) -> None:
         super().__init__()
         parts = load(_folder(card, local_files_only), "audio")
-        self._assemble_sound(parts["encoder"], parts["head"], seconds, normalise)
+        self._assemble_sound(parts["encoder"], parts["head"], seconds, normalize)
 
     @classmethod
-    def from_model(cls, model: PeAudioVideoModel, seconds: float | None = None, normalise: bool = False) -> Self:
+    def from_model(cls, model: PeAudioVideoModel, seconds: float | None = None, normalize: bool = False) -> Self:
         """Build from a model in memory, which is frozen in place and made to pass gradients to the waveform."""
         tower = cls._bare()
-        tower._assemble_sound(model.audio_model.audio_encoder, model.audio_model.audio_head, seconds, normalise)
+        tower._assemble_sound(model.audio_model.audio_encoder, model.audio_model.audio_head, seconds, normalize)
         return tower
 
-    def _assemble_sound(self, encoder: Any, head: nn.Module, seconds: float | None, normalise: bool) -> None:
+    def _assemble_sound(self, encoder: Any, head: nn.Module, seconds: float | None, normalize: bool) -> None:
         if seconds is not None and seconds <= 0:
             raise ValueError(f"seconds {seconds} is not possible: give more than 0, or None for the whole sound")
-        self._assemble(encoder, head, normalise)
+        self._assemble(encoder, head, normalize)
         encoder.embedder.forward = partial(_embed_sound, encoder.embedder)
         self.seconds, self.width = seconds, encoder.config.hidden_size
         self.hop = encoder.config.dac_config.hop_length
@@ -198,7 +198,7 @@ class ImageTower(_Tower, ImageEncoder):
     Args:
         card: a name in `CARDS`, the path of a transformers folder, or a hub id ``owner/name``.
         frames: how often a picture is repeated; default the card's number, else 1.
-        normalise: make vectors of length 1; the original does not.
+        normalize: make vectors of length 1; the original does not.
         local_files_only: a hub id is looked up in the local hub cache only; False permits the download.
 
     Mean, deviation and resampling are those of the folder's processor file, else of PE core (0.5, 0.5, bilinear).
@@ -206,31 +206,31 @@ class ImageTower(_Tower, ImageEncoder):
     """
 
     def __init__(
-        self, card: str = "small", frames: int | None = None, normalise: bool = False, local_files_only: bool = True
+        self, card: str = "small", frames: int | None = None, normalize: bool = False, local_files_only: bool = True
     ) -> None:
         super().__init__()
         folder = _folder(card, local_files_only)
         parts = load(folder, "video")
         frames = CARDS[card].options.get("frames", 1) if frames is None and card in CARDS else frames
-        self._assemble_picture(parts["encoder"], parts["head"], 1 if frames is None else frames, normalise, _look(folder))
+        self._assemble_picture(parts["encoder"], parts["head"], 1 if frames is None else frames, normalize, _look(folder))
 
     @classmethod
-    def from_model(cls, model: PeAudioVideoModel, frames: int = 1, normalise: bool = False) -> Self:
+    def from_model(cls, model: PeAudioVideoModel, frames: int = 1, normalize: bool = False) -> Self:
         """Build from a model in memory, which is frozen in place."""
         tower = cls._bare()
         video = model.video_model
-        tower._assemble_picture(video.video_encoder, video.video_head, frames, normalise, (MEAN, STD, "bilinear"))
+        tower._assemble_picture(video.video_encoder, video.video_head, frames, normalize, (MEAN, STD, "bilinear"))
         return tower
 
-    def _assemble_picture(self, encoder: Any, head: nn.Module, frames: int, normalise: bool, look: tuple[Any, ...]) -> None:
+    def _assemble_picture(self, encoder: Any, head: nn.Module, frames: int, normalize: bool, look: tuple[Any, ...]) -> None:
         if frames < 1:
             raise ValueError(f"frames {frames} is not possible: give 1 or more")
-        self._assemble(encoder, head, normalise)
+        self._assemble(encoder, head, normalize)
         self.frames, (self.mean, self.std, self.mode) = frames, look
         self.image_size = int(encoder.embedder.vision_model.timm_model.patch_embed.img_size[0])
 
     def preprocess(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> normalised (B, 3, side, side); ValueError for another shape."""
+        """(B, 3, H, W) in [0, 1] -> normalized (B, 3, side, side); ValueError for another shape."""
         if pixels.ndim != 4 or pixels.shape[1] != 3:
             raise ValueError(f"PE-AV takes pixels of shape (batch, 3, height, width), got {tuple(pixels.shape)}")
         size, pixels = (self.image_size, self.image_size), pixels.float()
@@ -276,7 +276,7 @@ class TextTower(_Tower, TextEncoder):
     Args:
         card: a name in `CARDS`, the path of a transformers folder, or a hub id ``owner/name``.
         partner: what the sentences are compared with: ``audio``, ``video`` (and pictures) or ``audio_video``.
-        normalise: make vectors of length 1; the original does not.
+        normalize: make vectors of length 1; the original does not.
         local_files_only: a hub id is looked up in the local hub cache only; False permits the download.
 
     Raises ValueError for an unknown card or partner, weights or vocabulary that do not fit, FileNotFoundError where
@@ -284,7 +284,7 @@ class TextTower(_Tower, TextEncoder):
     """
 
     def __init__(
-        self, card: str = "small", partner: str = "audio", normalise: bool = False, local_files_only: bool = True
+        self, card: str = "small", partner: str = "audio", normalize: bool = False, local_files_only: bool = True
     ) -> None:
         from transformers import AutoTokenizer
 
@@ -292,25 +292,25 @@ class TextTower(_Tower, TextEncoder):
         _check_partner(partner)
         folder = _folder(card, local_files_only)
         parts = load(folder, f"text for {partner}")
-        self._assemble_text(parts["encoder"], parts["head"], AutoTokenizer.from_pretrained(folder), partner, normalise)
+        self._assemble_text(parts["encoder"], parts["head"], AutoTokenizer.from_pretrained(folder), partner, normalize)
 
     @classmethod
-    def from_model(cls, model: PeAudioVideoModel, tokenizer: Any, partner: str = "audio", normalise: bool = False) -> Self:
+    def from_model(cls, model: PeAudioVideoModel, tokenizer: Any, partner: str = "audio", normalize: bool = False) -> Self:
         """Build from a model and a transformers tokenizer in memory; the model is frozen in place."""
         _check_partner(partner)
         owner = {"audio": model.audio_model, "video": model.video_model}.get(partner, model)
         tower = cls._bare()
-        tower._assemble_text(model.text_model, getattr(owner, f"text_{partner}_head"), tokenizer, partner, normalise)
+        tower._assemble_text(model.text_model, getattr(owner, f"text_{partner}_head"), tokenizer, partner, normalize)
         return tower
 
-    def _assemble_text(self, encoder: Any, head: nn.Module, tokenizer: Any, partner: str, normalise: bool) -> None:
+    def _assemble_text(self, encoder: Any, head: nn.Module, tokenizer: Any, partner: str, normalize: bool) -> None:
         words, rows = len(tokenizer), encoder.config.vocab_size
         # A tokenizer whose files are missing comes up with its special tokens alone and without an error.
         if not rows // 2 <= words <= rows:
             raise ValueError(
                 f"the tokenizer knows {words} tokens, but the model {rows}: copy the tokenizer's files to its folder"
             )
-        self._assemble(encoder, head, normalise)
+        self._assemble(encoder, head, normalize)
         self.tokenizer, self.partner = tokenizer, partner
 
     def embed(self, inputs: list[str]) -> Tensor:
@@ -397,7 +397,7 @@ def _hub(name: str, parameters: int = 0, dim: int | None = None, frames: int = 1
     return Card(
         source=f"facebook/{name}", files=dict.fromkeys(FILES), licence="Apache-2.0", commercial=True,
         origin=f"https://huggingface.co/facebook/{name}", parameters=parameters, dim=dim, sample_rate=SAMPLE_RATE,
-        normalised=False, options={"frames": frames},
+        normalized=False, options={"frames": frames},
     )  # fmt: skip
 
 

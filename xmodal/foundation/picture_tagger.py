@@ -79,7 +79,7 @@ class PictureTagger(ImageEncoder, Classifier):
         return embedding.float(), {name: rows.float() for name, rows in logits.items()}
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> (B, 128), not normalised."""
+        """(B, 3, H, W) in [0, 1] -> (B, 128), not normalized."""
         return self._logits(inputs)[0]
 
     @property
@@ -126,6 +126,6 @@ CARDS = {
         parameters=463_055,
         dim=128,
         image_size=64,
-        normalised=False,
+        normalized=False,
     )
 }

@@ -29,7 +29,7 @@ class StableUnCLIP(StableDiffusion):
     """Frozen Stable unCLIP: all that Stable Diffusion does, and `generate` takes image embeddings besides.
 
     An embedding of CLIP's picture tower (ViT-H/14 for the default card, ViT-L/14 for ``-small``), of a picture or of what a
-    mapper made of something else, not normalised. Without one, and in `loss`, it stands empty as on guidance's other side.
+    mapper made of something else, not normalized. Without one, and in `loss`, it stands empty as on guidance's other side.
 
     Args:
         card, dtype, local_files_only: as for Stable Diffusion; the folder holds ``image_normalizer`` and

@@ -179,7 +179,7 @@ class VGGish(AudioEncoder):
     ``card`` is a name in `CARDS`, torchvggish's ``.pth`` file or a folder of `import_checkpoint`. ``seconds`` cuts each
     sound from its start, or pads it with silence, to that length; None hears all of it. ``hop`` (seconds) is the
     distance of patches; what is left at the end is not heard. ``activation`` false leaves the last ReLU out, as FAD
-    implementations do. ``pca`` is the file of the published PCA, which whitens the embeddings; ``quantise`` then turns
+    implementations do. ``pca`` is the file of the published PCA, which whitens the embeddings; ``quantize`` then turns
     them into whole numbers from 0 to 255 (no gradient passes that). Raises ValueError for impossible options, and as
     `load` and `read_pca` do.
     """
@@ -195,12 +195,12 @@ class VGGish(AudioEncoder):
         hop: float = 0.96,
         activation: bool = True,
         pca: str | None = None,
-        quantise: bool = False,
+        quantize: bool = False,
     ) -> None:
         super().__init__()
         chosen = find_card(CARDS, card, "VGGish")
         chosen.verify()
-        self._assemble(load(chosen.folder()), seconds, hop, activation, pca, quantise)
+        self._assemble(load(chosen.folder()), seconds, hop, activation, pca, quantize)
 
     @classmethod
     def from_model(
@@ -210,24 +210,24 @@ class VGGish(AudioEncoder):
         hop: float = 0.96,
         activation: bool = True,
         pca: str | None = None,
-        quantise: bool = False,
+        quantize: bool = False,
     ) -> Self:
         """Build from a model in memory, which is frozen in place."""
         encoder = cls.__new__(cls)
         AudioEncoder.__init__(encoder)
-        encoder._assemble(model, seconds, hop, activation, pca, quantise)
+        encoder._assemble(model, seconds, hop, activation, pca, quantize)
         return encoder
 
     def _assemble(
-        self, model: VGGishModel, seconds: float | None, hop: float, activation: bool, pca: str | None, quantise: bool
+        self, model: VGGishModel, seconds: float | None, hop: float, activation: bool, pca: str | None, quantize: bool
     ) -> None:
-        if quantise and pca is None:
-            raise ValueError(f"quantise turns whitened values into bytes, but pca is None: give the file from {PCA_ORIGIN}")
+        if quantize and pca is None:
+            raise ValueError(f"quantize turns whitened values into bytes, but pca is None: give the file from {PCA_ORIGIN}")
         if seconds is not None and round(seconds * SAMPLE_RATE) < MIN_SAMPLES:
             raise ValueError(f"seconds {seconds} is too short: VGGish needs at least {MIN_SAMPLES / SAMPLE_RATE:g} s")
         if round(hop * SAMPLE_RATE / HOP) < 1:
             raise ValueError(f"hop {hop} is too short: patches are at least {HOP / SAMPLE_RATE:g} s apart")
-        self.model, self.activation, self.quantise = model, activation, quantise
+        self.model, self.activation, self.quantize = model, activation, quantize
         self.seconds, self.hop = seconds, round(hop * SAMPLE_RATE / HOP)  # frames
         self.dim = self.width = model.config.dim
         matrix, means = (None, None) if pca is None else read_pca(Path(pca), self.dim)
@@ -254,12 +254,12 @@ class VGGish(AudioEncoder):
         rows = self.model(patches.flatten(0, 1), self.activation).unflatten(0, patches.shape[:2])
         if self.pca_matrix is not None and self.pca_means is not None:
             rows = (rows - self.pca_means) @ self.pca_matrix.T
-        if self.quantise:
+        if self.quantize:
             rows = ((rows.clamp(-LIMIT, LIMIT) + LIMIT) * (255 / (2 * LIMIT))).round()
         return rows.float()
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """16 kHz waveforms (B, T) -> the mean of the patches' embeddings (B, d), not L2-normalised."""
+        """16 kHz waveforms (B, T) -> the mean of the patches' embeddings (B, d), not L2-normalized."""
         return self.tokens(inputs).mean(1)
 
 
@@ -284,6 +284,6 @@ CARDS: dict[str, Card] = {
         parameters=72_141_184,
         dim=128,
         sample_rate=SAMPLE_RATE,
-        normalised=False,
+        normalized=False,
     )
 }

@@ -26,7 +26,7 @@ FFT, HOP = 512, 353  # samples: 32 ms, 22 ms
 MIN_SAMPLES = FFT // 2 + 1  # what mirroring half a window at each end takes
 FLOOR = 1e-7  # added to the power before the logarithm
 ORIGIN = "https://github.com/descriptinc/lyrebird-wav2clip/releases/download/v0.1.0-alpha/Wav2CLIP.pt"
-Normalisation = Literal["clip", "batch"]
+Normalization = Literal["clip", "batch"]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Wav2CLIPModel(nn.Module):
         return self.audio_encoder(spectrogram[:, None].to(self.audio_encoder.conv1.weight.dtype))
 
     def forward(self, spectrogram: Tensor) -> Tensor:
-        """Standardised spectrograms (B, 257, F) -> embeddings (B, d), not normalised."""
+        """Standardised spectrograms (B, 257, F) -> embeddings (B, d), not normalized."""
         return self.audio_transform(self.maps(spectrogram).mean((2, 3)))
 
 
@@ -188,7 +188,7 @@ class Wav2CLIP(AudioEncoder):
     """Frozen Wav2CLIP: embeddings to compare with those of CLIP ViT-B/32 by their cosine.
 
     ``card`` is a name in `CARDS`, the published ``.pt`` file or a folder of `import_checkpoint`. ``seconds`` cuts each
-    sound from its start, or pads it with silence, to that length; None hears all of it. ``normalisation`` standardises
+    sound from its start, or pads it with silence, to that length; None hears all of it. ``normalization`` standardises
     the spectrogram of each clip by itself; "batch" does it over the whole batch as the original does, so that an
     embedding depends on its neighbours: for comparison only. ``window`` (seconds) makes `tokens` the embeddings of
     windows, ``hop`` (seconds, default ``window``) apart; None makes them the ResNet's features. Raises ValueError for
@@ -201,41 +201,41 @@ class Wav2CLIP(AudioEncoder):
         self,
         card: str = "wav2clip",
         seconds: float | None = None,
-        normalisation: Normalisation = "clip",
+        normalization: Normalization = "clip",
         window: float | None = None,
         hop: float | None = None,
     ) -> None:
         super().__init__()
         chosen = find_card(CARDS, card, "Wav2CLIP")
         chosen.verify()
-        self._assemble(load(chosen.folder()), seconds, normalisation, window, hop)
+        self._assemble(load(chosen.folder()), seconds, normalization, window, hop)
 
     @classmethod
     def from_model(
         cls,
         model: Wav2CLIPModel,
         seconds: float | None = None,
-        normalisation: Normalisation = "clip",
+        normalization: Normalization = "clip",
         window: float | None = None,
         hop: float | None = None,
     ) -> Self:
         """Build from a model in memory, which is frozen in place."""
         encoder = cls.__new__(cls)
         AudioEncoder.__init__(encoder)
-        encoder._assemble(model, seconds, normalisation, window, hop)
+        encoder._assemble(model, seconds, normalization, window, hop)
         return encoder
 
     def _assemble(
-        self, model: Wav2CLIPModel, seconds: float | None, normalisation: Normalisation, window: float | None, hop: float | None
+        self, model: Wav2CLIPModel, seconds: float | None, normalization: Normalization, window: float | None, hop: float | None
     ) -> None:
-        if normalisation not in get_args(Normalisation):
-            raise ValueError(f"normalisation {normalisation!r} is not one of {', '.join(get_args(Normalisation))}")
+        if normalization not in get_args(Normalization):
+            raise ValueError(f"normalization {normalization!r} is not one of {', '.join(get_args(Normalization))}")
         if hop is not None and window is None:
             raise ValueError(f"hop {hop} is the distance of windows, but window is None: give its length in seconds too")
         for name, value, least in (("seconds", seconds, MIN_SAMPLES), ("window", window, MIN_SAMPLES), ("hop", hop, 1)):
             if value is not None and round(value * SAMPLE_RATE) < least:
                 raise ValueError(f"{name} {value} is too short: Wav2CLIP needs at least {least / SAMPLE_RATE:g} s")
-        self.model, self.normalisation = model, normalisation
+        self.model, self.normalization = model, normalization
         self.seconds, self.window, self.hop = seconds, window, hop if hop is not None else window
         self.dim = model.config.dim
         self.width = model.config.widths[-1] if window is None else self.dim
@@ -256,10 +256,10 @@ class Wav2CLIP(AudioEncoder):
     def spectrogram(self, waveform: Tensor) -> Tensor:
         """16 kHz waveforms (B, T) or windows (B, N, T) -> standardised log spectrograms (B, 257, F) or (B, N, 257, F)."""
         logarithm = log_spectrogram(waveform.flatten(0, -2)).unflatten(0, waveform.shape[:-1])
-        return standardise(logarithm) if self.normalisation == "clip" else standardise(logarithm[None])[0]
+        return standardise(logarithm) if self.normalization == "clip" else standardise(logarithm[None])[0]
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """16 kHz waveforms (B, T) -> embeddings (B, d), not L2-normalised; ValueError for another shape or under 257 samples."""
+        """16 kHz waveforms (B, T) -> embeddings (B, d), not L2-normalized; ValueError for another shape or under 257 samples."""
         return self.model(self.spectrogram(self._hear(inputs))).float()
 
     def tokens(self, waveform: Tensor) -> Tensor:
@@ -296,6 +296,6 @@ CARDS: dict[str, Card] = {
         parameters=11_695_552,
         dim=512,
         sample_rate=SAMPLE_RATE,
-        normalised=False,
+        normalized=False,
     )
 }

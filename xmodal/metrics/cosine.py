@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from xmodal.metrics.features import Ids, PairMetric, normalised
+from xmodal.metrics.features import Ids, PairMetric, normalized
 
 
 class CosineScore(PairMetric):
@@ -33,7 +33,7 @@ class CosineScore(PairMetric):
         """Add N pairs: embeddings (N, d) or (N, K, d) of either modality, in one space."""
         one, two = self.paired(("first", first), ("second", second), ids)
         # The mean over all pairs of rows is the product of the mean rows.
-        cosine = (normalised(one).mean(1) * normalised(two).mean(1)).sum(-1).clamp(-1, 1)
+        cosine = (normalized(one).mean(1) * normalized(two).mean(1)).sum(-1).clamp(-1, 1)
         value = self.scale * (cosine.clamp(min=0) if self.clip else cosine)
         self.add("pairs", value[:, None, None], ids)
 

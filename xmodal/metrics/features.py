@@ -34,7 +34,7 @@ def key_of(name: str | int) -> int:
     return int(name)
 
 
-def normalised(rows: Tensor) -> Tensor:
+def normalized(rows: Tensor) -> Tensor:
     """Rows of length one along the last dimension; rows of zeros stay zero."""
     scale = rows.abs().amax(-1, keepdim=True)
     rows = rows / torch.where(scale > 0, scale, 1)  # squares of tiny or huge rows must not leave the range

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xmodal.metrics.features import Ids, Rows, SetMetric, normalised
+from xmodal.metrics.features import Ids, Rows, SetMetric, normalized
 
 BLOCK = 1024
 MEDIAN_ROWS = 10_000
@@ -114,7 +114,7 @@ class KernelDistance(SetMetric):
     """``scale`` times the squared MMD between real and made features. Lower is better.
 
     ``bandwidth`` is the median distance within the "real" or the "fake" rows, or a number; ``unbiased`` estimates leave
-    self-pairs out and may be negative. ``normalise`` brings every row to length one first. Intervals resample the made
+    self-pairs out and may be negative. ``normalize`` brings every row to length one first. Intervals resample the made
     items with the real side (and the bandwidth) fixed.
     """
 
@@ -122,21 +122,21 @@ class KernelDistance(SetMetric):
 
     def __init__(
         self, kernel: str = "gaussian", bandwidth: float | str = "real", unbiased: bool = True, scale: float = 1.0,
-        normalise: bool = False, **options: Any,
+        normalize: bool = False, **options: Any,
     ) -> None:  # fmt: skip
         if kernel not in KERNELS:
             raise ValueError(f"kernel is {kernel!r}, but expected one of {', '.join(KERNELS)}")
         if isinstance(bandwidth, str) and bandwidth not in ("real", "fake"):
             raise ValueError(f"bandwidth is {bandwidth!r}, but expected 'real', 'fake' or a number")
         super().__init__(**options)
-        self.kernel, self.bandwidth, self.unbiased, self.scale, self.normalise = kernel, bandwidth, unbiased, scale, normalise
+        self.kernel, self.bandwidth, self.unbiased, self.scale, self.normalize = kernel, bandwidth, unbiased, scale, normalize
 
     def update(self, real: Tensor | None = None, fake: Tensor | None = None, ids: Ids | None = None) -> None:
         """Add rows (N, d), or (N, K, d) for K rows an item, of either side or both; ``ids`` name the N items."""
         for side, features in (("real", real), ("fake", fake)):
             if features is not None:
                 rows = self.check(side, features, ids)
-                self.add(side, normalised(rows) if self.normalise else rows, ids)
+                self.add(side, normalized(rows) if self.normalize else rows, ids)
 
     def values(self, sides: dict[str, Rows], counts: np.ndarray | None) -> dict[str, tuple[float, np.ndarray | None]]:
         """See `SetMetric.values`."""
@@ -162,7 +162,7 @@ class KernelDistance(SetMetric):
         """See `FeatureMetric.options`."""
         bandwidth = None if self.kernel == "poly3" else self.bandwidth
         named = {"kernel": self.kernel, "bandwidth": bandwidth, "unbiased": self.unbiased}
-        return {**named, "scale": self.scale, "normalise": self.normalise}
+        return {**named, "scale": self.scale, "normalize": self.normalize}
 
 
 class KAD(KernelDistance):
@@ -173,10 +173,10 @@ class KAD(KernelDistance):
 
 
 class CMMD(KernelDistance):
-    """1,000 times the *biased* MMD of normalised CLIP embeddings, Gaussian kernel of bandwidth 10 (arXiv 2401.09603)."""
+    """1,000 times the *biased* MMD of normalized CLIP embeddings, Gaussian kernel of bandwidth 10 (arXiv 2401.09603)."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__("gaussian", 10.0, unbiased=False, scale=1000.0, normalise=True, **options)
+        super().__init__("gaussian", 10.0, unbiased=False, scale=1000.0, normalize=True, **options)
 
 
 class KID(KernelDistance):

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xmodal.metrics.features import Ids, Rows, SetMetric, normalised
+from xmodal.metrics.features import Ids, Rows, SetMetric, normalized
 
 
 class ModalityGap(SetMetric):
-    """Distance of the centroids of normalised embeddings, and the mean cosine of paired and of unpaired items.
+    """Distance of the centroids of normalized embeddings, and the mean cosine of paired and of unpaired items.
 
     The gap alone says nothing of the pairing: a mapper that returns the mean of its targets closes it.
     """
@@ -24,7 +24,7 @@ class ModalityGap(SetMetric):
         one, two = self.check("first", first, ids), self.check("second", second, ids)
         if one.shape != two.shape or one.shape[1] != 1:
             raise ValueError(f"ModalityGap: expected one row each of N pairs, got {tuple(first.shape)} and {tuple(second.shape)}")
-        self.add("pairs", torch.cat([normalised(one), normalised(two)], dim=2), ids)
+        self.add("pairs", torch.cat([normalized(one), normalized(two)], dim=2), ids)
 
     def values(self, sides: dict[str, Rows], counts: np.ndarray | None) -> dict[str, tuple[float, np.ndarray | None]]:
         """See `SetMetric.values`."""

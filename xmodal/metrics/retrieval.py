@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xmodal.metrics.features import Ids, ItemMetric, Rows, normalised
+from xmodal.metrics.features import Ids, ItemMetric, Rows, normalized
 
 BLOCK = 1024
 TIE = 1e-12  # cosines of equal rows differ by rounding, which must not decide
@@ -19,7 +19,7 @@ def ranks(query: Tensor, gallery: Tensor, ties: str = "lose") -> Tensor:
 
     By cosine. ``ties="lose"`` puts everything equally near before the partner (a collapsed model ranks last), "win" after it.
     """
-    query, gallery = normalised(query.to(torch.float64)), normalised(gallery.to(torch.float64))
+    query, gallery = normalized(query.to(torch.float64)), normalized(gallery.to(torch.float64))
     own = (query * gallery).sum(1)
     made = []
     for start in range(0, len(query), BLOCK):

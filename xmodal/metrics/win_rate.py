@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xmodal.metrics.features import Ids, PairMetric, key_of, normalised
+from xmodal.metrics.features import Ids, PairMetric, key_of, normalized
 
 TIE = 1e-12  # cosines of equal rows differ by rounding, which must not decide
 MODES, TIES = ("winrate", "cosine"), ("lose", "half")
@@ -45,7 +45,7 @@ class WinRate(PairMetric):
         self.mode, self.ties = mode, ties
         self.columns = (self.name if mode == "winrate" else f"{self.name}_cosine",)
         # Plain attributes: the bank is neither state nor weights, and must stay float64 when a parent is cast.
-        self._bank = normalised(self.check("bank", bank)[:, 0]) if bank is not None and mode == "winrate" else None
+        self._bank = normalized(self.check("bank", bank)[:, 0]) if bank is not None and mode == "winrate" else None
         self._bank_keys: Tensor | None = None
         if bank_ids is not None and self._bank is not None:
             if len(bank_ids) != len(self._bank):
@@ -57,7 +57,7 @@ class WinRate(PairMetric):
         one, two = self.paired(("fake", fake), ("real", real), ids)
         if one.shape[1] != 1 or two.shape[1] != 1:
             raise ValueError(f"{self.name}: expected one row an item, got {tuple(fake.shape)} and {tuple(real.shape)}")
-        made, own = normalised(one[:, 0]), normalised(two[:, 0])
+        made, own = normalized(one[:, 0]), normalized(two[:, 0])
         cosine = (made * own).sum(1)
         value = cosine if self._bank is None else self._wins(made, cosine, ids)
         self.add("pairs", value[:, None, None], ids)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xmodal.metrics.features import Ids, PairMetric, normalised
+from xmodal.metrics.features import Ids, PairMetric, normalized
 from xmodal.metrics.tags import label_ranks
 
 MODES = ("zero_shot", "classifier_label")
@@ -42,9 +42,9 @@ class AIC(PairMetric):
         self.top = tuple(k for k in top if k == 1 or k < len(classes))
         self.columns = tuple(f"AIC_top{k}" for k in self.top) if mode == "zero_shot" else ("AIC_cosine",)
         # Plain attributes: neither state nor weights, and they must stay float64 when a parent is cast.
-        self._classes = normalised(self.check("classes", classes)[:, 0])
+        self._classes = normalized(self.check("classes", classes)[:, 0])
         width = self._classes.shape[1]
-        self._predicted = None if predicted is None else normalised(self.check("predicted", predicted, width=width)[:, 0])
+        self._predicted = None if predicted is None else normalized(self.check("predicted", predicted, width=width)[:, 0])
 
     def update(self, fake: Tensor, labels: Tensor, ids: Ids | None = None) -> None:
         """Add embeddings (N, d), or logits (N, K) in the other mode, of made pictures, and label indices (N,)."""
@@ -54,7 +54,7 @@ class AIC(PairMetric):
             raise ValueError(f"AIC: expected one row a picture, got {tuple(fake.shape)}")
         self._classes = self._classes.to(made.device)
         if self._predicted is None:
-            ranks = label_ranks("AIC", normalised(made[:, 0]) @ self._classes.T, labels)
+            ranks = label_ranks("AIC", normalized(made[:, 0]) @ self._classes.T, labels)
             values = torch.stack([(ranks <= k).to(torch.float64) for k in self.top], dim=1)
         else:
             self._predicted = self._predicted.to(made.device)

@@ -18,16 +18,11 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from xmodal.registry import renamed
 from xmodal.registry.models import suggest
 
 GROUPS = ("xmodal.foundation", "xmodal.plugins")
 TRAINING = ("optimizer", "lr_scheduler")
-# Module paths of earlier versions -> today's.
-MOVED = {
-    "xmodal.miniature.training_sound": "xmodal.miniature.training",
-    "xmodal.miniature.training_embeddings": "xmodal.miniature.training",
-    "xmodal.miniature.training_prior": "xmodal.miniature.training",
-}
 PLAIN = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}
 T = TypeVar("T")
 
@@ -50,7 +45,7 @@ class Builder:
         """Return the class of this name; raises ValueError where it is not permitted, not there, or of another kind."""
         if not isinstance(class_path, str) or "." not in class_path:
             raise ValueError(f"{self.origin}: {place} names {str(class_path)[:80]!r}, but expected module.Class")
-        found = _named(current(class_path), self.permits)
+        found = _named(renamed.class_path(class_path), self.permits)
         if found is None:
             raise ValueError(
                 f"{self.origin}: {place} names {class_path}, which is neither of xmodal nor of an installed plugin: to import "
@@ -83,7 +78,7 @@ class Builder:
         """Return constructor arguments as the class takes them: parts built, factories bound, plain values checked."""
         known = parameters(kind)
         made: dict[str, Any] = {}
-        for name, value in options.items():
+        for name, value in renamed.options(options, known, kind.__name__).items():
             if name in given or (name in TRAINING and not self.training):
                 continue
             if name not in known:
@@ -125,10 +120,19 @@ class Builder:
         return f"{self.origin}: the recipe of {kind.__name__} does not fit this version of xmodal"
 
 
-def current(class_path: str) -> str:
-    """Return today's name of a class that an earlier version called so."""
-    module, _, name = class_path.rpartition(".")
-    return f"{MOVED.get(module, module)}.{name}"
+def by_todays_names(section: Any) -> Any:
+    """Return a recipe's section, nested to any depth, with old names replaced: of our own classes, which are imported."""
+    if isinstance(section, list):
+        return [by_todays_names(each) for each in section]
+    if not isinstance(section, Mapping):
+        return section
+    made = {key: by_todays_names(each) for key, each in section.items()}
+    name, given = made.get("class_path"), made.get("init_args")
+    if isinstance(name, str) and name.startswith("xmodal."):
+        made["class_path"] = renamed.class_path(name)
+        if isinstance(given, dict) and renamed.OPTIONS.keys() & given.keys() and (kind := _kind(made["class_path"])):
+            made["init_args"] = renamed.options(given, parameters(kind), kind.__name__)
+    return made
 
 
 @cache
@@ -169,17 +173,25 @@ def parameters(kind: type) -> dict[str, Any]:
 
 def late_parts(class_path: Any) -> frozenset[str]:
     """Return the options of a class that are ``Callable[[], ...]``; none for what is no class that can be imported here."""
-    module, _, name = str(class_path).rpartition(".")
     try:
-        kind = getattr(import_module(module), name)
-        hints = parameters(kind)
-    except (ImportError, ValueError, AttributeError, TypeError):
+        hints = parameters(_kind(class_path) or object)
+    except (ValueError, TypeError):
         return frozenset()  # the command line says what is wrong with it
     return frozenset(
         option
         for option, hint in hints.items()
         if any(get_origin(each) is Callable and get_args(each)[:1] == ([],) for each in _members(hint))
     )
+
+
+def _kind(class_path: Any) -> type | None:
+    """Return the class of this name; None for what is none that can be imported: the command line says what is wrong with it."""
+    module, _, name = str(class_path).rpartition(".")
+    try:
+        found = getattr(import_module(module), name, None)
+    except (ImportError, ValueError):
+        return None
+    return found if isinstance(found, type) else None
 
 
 def _hints(kind: type) -> dict[str, Any]:

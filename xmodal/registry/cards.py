@@ -47,7 +47,7 @@ class Card:
     image_size: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    normalised: bool | None = None
+    normalized: bool | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     size: int = 0
     url: str = ""

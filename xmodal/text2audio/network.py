@@ -56,13 +56,13 @@ class MelNetwork(Adapter):
             raise ValueError(f"the range of mel values must rise, but it is from {low} to {high}")
         self.mel, self.low, self.high, self.latents = mel, float(low), float(high), latents
 
-    def normalise(self, log_mel: Tensor) -> Tensor:
+    def normalize(self, log_mel: Tensor) -> Tensor:
         """Log-mels (B, M, L) -> about [-1, 1], float32."""
         return 2 * (log_mel.float() - self.low) / (self.high - self.low) - 1
 
-    def denormalise(self, normalised: Tensor) -> Tensor:
+    def denormalize(self, normalized: Tensor) -> Tensor:
         """The way back; nothing below the floor of the logarithm comes out."""
-        return ((normalised.float() + 1) / 2 * (self.high - self.low) + self.low).clamp(min=self.low)
+        return ((normalized.float() + 1) / 2 * (self.high - self.low) + self.low).clamp(min=self.low)
 
     def get_extra_state(self) -> Tensor:
         """Kind and range as JSON in bytes, which safetensors can hold and no cast can round."""
@@ -110,7 +110,7 @@ def build_network(
     size, latents, channels = vocoder.mel.n_mels, "", 1
     if autoencoder is not None:
         autoencoder.mel.require(vocoder.mel, "the mel of the autoencoder", "the mel of the vocoder")
-        size, latents, channels = autoencoder.size, autoencoder.fingerprint(), autoencoder.channels
+        size, latents, channels = autoencoder.size, autoencoder.fingerprint(), autoencoder.latent_channels
     network: MelNetwork = join(factory, dim, size)
     low, high = _range(vocoder.mel)
     network.bind(vocoder.mel, low if mel_low is None else mel_low, high if mel_high is None else mel_high, latents, channels)

@@ -317,7 +317,7 @@ class CLIPSonicPipeline(Pipeline):
             )
             if self.autoencoder is not None:
                 return self.autoencoder.decode(made)[..., :frames]
-            return self.generator.denormalise(made.clamp(-1, 1))
+            return self.generator.denormalize(made.clamp(-1, 1))
 
 
 def _check_options(prior: Prior, options: Mapping[str, Any]) -> None:

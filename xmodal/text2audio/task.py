@@ -176,7 +176,7 @@ class CLIPSonic(AdapterTask):
         else:
             generator = torch.Generator().manual_seed(0)
         model = partial(network, condition=network.prepare(condition, keep))
-        clean = batch["latents"] if self.autoencoder is not None else network.normalise(batch["mel"])
+        clean = batch["latents"] if self.autoencoder is not None else network.normalize(batch["mel"])
         return {"denoising": denoising_loss(model, self.scheduler, clean, generator=generator)}
 
     def _disturbed(self, condition: Tensor) -> Tensor:

@@ -22,19 +22,21 @@ from xmodal.text2audio.network import MelNetwork
 class Sizes:
     """Sizes of a `MelUNet`: channels and attention by level from fine to coarse, blocks in each, width of an attention head.
 
-    ``patch`` x ``patch`` values of the spectrogram are one position of the first level.
+    ``patch_size`` x ``patch_size`` values of the spectrogram are one position of the first level.
     """
 
-    channels: tuple[int, ...]
+    block_out_channels: tuple[int, ...]
     attention: tuple[bool, ...]
-    layers: int = 2
-    head: int = 64
-    groups: int = 32
-    patch: int = 1
+    layers_per_block: int = 2
+    attention_head_dim: int = 64
+    norm_num_groups: int = 32
+    patch_size: int = 1
 
 
 PRESETS: dict[str, Sizes] = {
-    "mini": Sizes((64, 96, 128), (False, True, True), layers=1, head=32, groups=16, patch=4),
+    "mini": Sizes(
+        (64, 96, 128), (False, True, True), layers_per_block=1, attention_head_dim=32, norm_num_groups=16, patch_size=4
+    ),
     "base": Sizes((64, 128, 256, 256), (False, False, False, True)),
     # As large as the 142.58 M that V2A-Mapper's authors print for CLIPSonic; that is all that is known of the original.
     "paper-size": Sizes((160, 320, 480, 640), (False, False, True, True)),
@@ -46,18 +48,18 @@ class MelUNet(MelNetwork):
 
     The condition is made of length sqrt(d), so that its numbers have about unit variance, goes through two linear layers and is
     added to the time embedding, which scales and shifts each block; a learned vector stands for "no condition". Bands and frames
-    are padded with zeros to what the levels demand (multiples of patch * 2^(levels - 1)) and cut again: any length goes in.
+    are padded with zeros to what the levels demand (multiples of patch_size * 2^(levels - 1)), and cut again: any length fits.
 
     Args:
         in_dim, n_mels: see `MelNetwork`.
         preset: a name in `PRESETS`: mini, base (26 M parameters) or paper-size (143 M); the following replace its values.
-        channels: of each level, multiples of ``groups``.
+        block_out_channels: of each level, multiples of ``norm_num_groups``.
         attention: of each level.
-        layers: blocks in a level.
-        head: width of an attention head.
-        groups: of the group norms.
-        patch: side of the squares that are folded into channels first; 1 folds nothing. Larger ones cost less and blur more.
-        planes: C, where the network makes latents: their n_mels numbers a frame are C channels of n_mels / C bands.
+        layers_per_block: blocks in a level.
+        attention_head_dim: width of an attention head.
+        norm_num_groups: of the group norms.
+        patch_size: side of the squares that are folded into channels first; 1 folds nothing. Larger ones cost less and blur more.
+        latent_channels: C, where the network makes latents: their n_mels numbers a frame are C channels of n_mels / C bands.
         dropout: in the blocks, in training.
         gradient_checkpointing: a quarter to a third more computation for much less memory in training.
 
@@ -69,13 +71,13 @@ class MelUNet(MelNetwork):
         in_dim: int,
         n_mels: int,
         preset: str = "base",
-        channels: list[int] | None = None,
+        block_out_channels: list[int] | None = None,
         attention: list[bool] | None = None,
-        layers: int | None = None,
-        head: int | None = None,
-        groups: int | None = None,
-        patch: int | None = None,
-        planes: int = 1,
+        layers_per_block: int | None = None,
+        attention_head_dim: int | None = None,
+        norm_num_groups: int | None = None,
+        patch_size: int | None = None,
+        latent_channels: int = 1,
         dropout: float = 0.0,
         gradient_checkpointing: bool = False,
     ) -> None:
@@ -84,34 +86,36 @@ class MelUNet(MelNetwork):
             raise ValueError(f"there is no preset {preset!r}; known are {', '.join(PRESETS)}")
         base = PRESETS[preset]
         self.sizes = sizes = Sizes(
-            tuple(channels or base.channels),
+            tuple(block_out_channels or base.block_out_channels),
             tuple(attention or base.attention),
-            layers or base.layers,
-            head or base.head,
-            groups or base.groups,
-            patch or base.patch,
+            layers_per_block or base.layers_per_block,
+            attention_head_dim or base.attention_head_dim,
+            norm_num_groups or base.norm_num_groups,
+            patch_size or base.patch_size,
         )
         _check(sizes)
-        if planes < 1 or n_mels % planes:
-            raise ValueError(f"{n_mels} numbers a frame are not {planes} planes: set planes to the latents' channels")
-        self.planes = planes
-        width = 4 * sizes.channels[0]
+        if latent_channels < 1 or n_mels % latent_channels:
+            mend = "set them to those of the latents"
+            raise ValueError(f"{n_mels} numbers a frame are not {latent_channels} latent_channels: {mend}")
+        self.latent_channels = latent_channels
+        width = 4 * sizes.block_out_channels[0]
         self.null = nn.Parameter(torch.zeros(in_dim))
         self.read = nn.Sequential(nn.Linear(in_dim, width), nn.SiLU(), nn.Linear(width, width))
-        self.unet = _unet(sizes, planes, dropout)
+        self.unet = _unet(sizes, latent_channels, dropout)
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
 
     def bind(self, mel: MelSpec, low: float, high: float, latents: str = "", channels: int = 1) -> None:
-        """See `MelNetwork.bind`; raises ValueError if ``planes`` is another number than that of the channels, too."""
-        if channels != self.planes:
-            raise ValueError(f"planes is {self.planes}, but what the network makes has {channels} channels: set planes to that")
+        """See `MelNetwork.bind`; raises ValueError if ``latent_channels`` is another number than that of the channels, too."""
+        if channels != self.latent_channels:
+            made = f"but what the network makes has {channels} channels: set it to that"
+            raise ValueError(f"latent_channels is {self.latent_channels}, {made}")
         super().bind(mel, low, high, latents, channels)
 
     @property
     def multiple(self) -> int:
         """What bands and frames are padded to a multiple of."""
-        return self.sizes.patch * 2 ** (len(self.sizes.channels) - 1)
+        return self.sizes.patch_size * 2 ** (len(self.sizes.block_out_channels) - 1)
 
     def prepare(self, condition: Tensor, keep: Tensor | None = None) -> Tensor:
         """Conditions (B, d) of any length -> what is added to the time embedding (B, D); raises ValueError for another shape."""
@@ -126,23 +130,25 @@ class MelUNet(MelNetwork):
         """See `MelNetwork.forward`; raises ValueError for another number of bands."""
         if noisy.ndim != 3 or noisy.shape[1] != self.n_mels:
             raise ValueError(f"spectrograms have the shape {tuple(noisy.shape)}, but the network expects (B, {self.n_mels}, L)")
-        bands, frames = self.n_mels // self.planes, noisy.shape[2]
-        planes = noisy.unflatten(1, (self.planes, bands)).to(self.null.dtype)
+        bands, frames = self.n_mels // self.latent_channels, noisy.shape[2]
+        planes = noisy.unflatten(1, (self.latent_channels, bands)).to(self.null.dtype)
         padded = F.pad(planes, (0, -frames % self.multiple, 0, -bands % self.multiple))
-        folded = F.pixel_unshuffle(padded, self.sizes.patch).contiguous(memory_format=torch.channels_last)
+        folded = F.pixel_unshuffle(padded, self.sizes.patch_size).contiguous(memory_format=torch.channels_last)
         made = self.unet(folded, timesteps, class_labels=condition).sample
-        return F.pixel_shuffle(made, self.sizes.patch)[:, :, :bands, :frames].flatten(1, 2)
+        return F.pixel_shuffle(made, self.sizes.patch_size)[:, :, :bands, :frames].flatten(1, 2)
 
 
 def _check(sizes: Sizes) -> None:
-    if len(sizes.channels) != len(sizes.attention) or not sizes.channels:
-        both = f"channels {list(sizes.channels)} and attention {list(sizes.attention)}"
+    if len(sizes.block_out_channels) != len(sizes.attention) or not sizes.block_out_channels:
+        both = f"block_out_channels {list(sizes.block_out_channels)} and attention {list(sizes.attention)}"
         raise ValueError(f"{both} must have one entry for each level")
-    if min(sizes.layers, sizes.patch, sizes.head, sizes.groups) < 1:
-        raise ValueError(f"layers, patch, head and groups must be at least 1, but this is {sizes}")
-    for channels, attends in zip(sizes.channels, sizes.attention, strict=True):
-        if channels % sizes.groups or (attends and channels < sizes.head):
-            raise ValueError(f"{channels} channels cannot be divided into {sizes.groups} groups and heads of {sizes.head}")
+    if min(sizes.layers_per_block, sizes.patch_size, sizes.attention_head_dim, sizes.norm_num_groups) < 1:
+        named = "layers_per_block, patch_size, attention_head_dim and norm_num_groups"
+        raise ValueError(f"{named} must be at least 1, but this is {sizes}")
+    for channels, attends in zip(sizes.block_out_channels, sizes.attention, strict=True):
+        if channels % sizes.norm_num_groups or (attends and channels < sizes.attention_head_dim):
+            parts = f"{sizes.norm_num_groups} groups and heads of {sizes.attention_head_dim}"
+            raise ValueError(f"{channels} channels cannot be divided into {parts}")
 
 
 def _unet(sizes: Sizes, planes: int, dropout: float) -> Any:
@@ -150,14 +156,14 @@ def _unet(sizes: Sizes, planes: int, dropout: float) -> Any:
 
     kinds = ["Attn" if attends else "" for attends in sizes.attention]
     unet = UNet2DModel(
-        in_channels=planes * sizes.patch**2,
-        out_channels=planes * sizes.patch**2,
+        in_channels=planes * sizes.patch_size**2,
+        out_channels=planes * sizes.patch_size**2,
         down_block_types=tuple(f"{kind}DownBlock2D" for kind in kinds),
         up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),
-        block_out_channels=sizes.channels,
-        layers_per_block=sizes.layers,
-        attention_head_dim=sizes.head,
-        norm_num_groups=sizes.groups,
+        block_out_channels=sizes.block_out_channels,
+        layers_per_block=sizes.layers_per_block,
+        attention_head_dim=sizes.attention_head_dim,
+        norm_num_groups=sizes.norm_num_groups,
         dropout=dropout,
         class_embed_type="identity",
         resnet_time_scale_shift="scale_shift",

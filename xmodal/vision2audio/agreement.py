@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xmodal.metrics.features import FeatureMetric, Ids, Rows, normalised
+from xmodal.metrics.features import FeatureMetric, Ids, Rows, normalized
 from xmodal.metrics.protocol import Score
 
 
@@ -22,7 +22,7 @@ class Agreement(FeatureMetric):
     def update(self, guess: Tensor, target: Tensor, ids: Ids | None = None) -> None:
         """Add N clips: guesses and targets, (N, d) or (N, F, d) for F frames of one clip."""
         one, two = self.check("guess", guess, ids), self.check("target", target, ids)
-        self.add("pairs", torch.cat([normalised(one), normalised(two)], -1), ids)
+        self.add("pairs", torch.cat([normalized(one), normalized(two)], -1), ids)
 
     def scores(self, draws: int = 0, seed: int = 0) -> tuple[dict[str, Score], dict[str, Rows | int]]:
         """See `FeatureMetric.scores`; without intervals."""

@@ -153,7 +153,7 @@ class DiffusionMapper(Mapper):
         scheduler: Scheduler = None,
         noise: Tensor | None = None,
     ) -> Tensor:
-        """Sources (B, d1) -> normalised targets (B, d2), one drawn for each, float32; without dropout in any mode.
+        """Sources (B, d1) -> normalized targets (B, d2), one drawn for each, float32; without dropout in any mode.
 
         Args:
             generator: one, or one for each row, which then depends on nothing else in the batch.

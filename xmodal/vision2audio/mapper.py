@@ -46,7 +46,7 @@ class Mapper(Adapter):
 
     @abstractmethod
     def sample(self, source: Tensor, generator: Any = None, **options: Any) -> Tensor:
-        """Sources (B, d1) -> normalised guesses (B, d2), float32; ``generator`` is one, or one for each row."""
+        """Sources (B, d1) -> normalized guesses (B, d2), float32; ``generator`` is one, or one for each row."""
 
     def prepare(self, source: Tensor) -> Tensor:
         """Sources (B, d1) as the network reads them, float32; raises ValueError for another shape."""

@@ -45,7 +45,7 @@ class _Regression(Mapper):
         return F.mse_loss(guess, target * (math.sqrt(self.out_dim) if self.scale_target else 1.0))
 
     def sample(self, source: Tensor, generator: Any = None, **options: Any) -> Tensor:
-        """Sources (B, d1) -> normalised guesses (B, d2); nothing is drawn, so a sampler's arguments are read by no one."""
+        """Sources (B, d1) -> normalized guesses (B, d2); nothing is drawn, so a sampler's arguments are read by no one."""
         return F.normalize(self(source).float(), dim=-1)
 
 
