@@ -43,6 +43,11 @@ def within(model: Model, shares: Tensor, limit: float) -> Model:
     return bounded
 
 
+def prediction_of(scheduler: Scheduler) -> dict[str, Any]:
+    """What a model that was trained with this scheduler answers, in the words of `check_scheduler`."""
+    return {"prediction_type": scheduler.config.get("prediction_type")}
+
+
 def check_scheduler(scheduler: Scheduler, trained: Mapping[str, Any], bounded: bool = True) -> None:
     """Raise ValueError for a scheduler that is not of the noise that was trained with, or known to do harm.
 
@@ -54,7 +59,7 @@ def check_scheduler(scheduler: Scheduler, trained: Mapping[str, Any], bounded: b
             f"the scheduler has {wrong}, but the generator was trained with {dict(trained)}: "
             f"make it by from_config(pipe.scheduler.config)"
         )
-    if scheduler.config.get("use_karras_sigmas") and trained["beta_schedule"] == "squaredcos_cap_v2":
+    if scheduler.config.get("use_karras_sigmas") and trained.get("beta_schedule") == "squaredcos_cap_v2":
         raise ValueError(KARRAS_WITH_COSINE)
     cuts = [name for name in ("clip_sample", "thresholding") if scheduler.config.get(name)]
     if cuts and not bounded:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodal.diffusion.sampling import Generators, draw_noise, sample, with_guidance
+from xmodal.diffusion.schedules import check_scheduler, prediction_of
 from xmodal.diffusion.training import denoising_loss
 from xmodal.foundation import mel_vae
 from xmodal.foundation import vocoder as vocoders
@@ -110,11 +111,8 @@ class AudioLDM(AudioGenerator):
 
         Raises ValueError where they do not fit. To train the UNet, unfreeze ``generator.unet`` afterwards.
         """
-        model = cls.__new__(cls)
-        AudioGenerator.__init__(model)
         vocoder = vocoder if isinstance(vocoder, Vocoder) else vocoders.HifiGan.from_model(vocoder)
-        model._assemble(vae, unet, scheduler, vocoder, null_embedding)
-        return model
+        return cls.assembled(vae, unet, scheduler, vocoder, null_embedding)
 
     def _assemble(self, vae: Any, unet: Any, scheduler: Any, vocoder: Any, null_embedding: Tensor | None) -> None:
         from diffusers import DDPMScheduler
@@ -231,7 +229,7 @@ class AudioLDM(AudioGenerator):
         if samples < 1 or count < 1:
             raise ValueError(f"seconds {seconds} must be positive and num_waveforms_per_embedding {count} at least 1")
         scheduler = self.default_scheduler() if scheduler is None else scheduler
-        self._check_scheduler(scheduler)
+        check_scheduler(scheduler, prediction_of(self.scheduler))
         condition, unconditional = self._condition(embedding, "embedding"), None
         if guidance_scale > 1:
             unconditional = self.unconditional()[None] if negative is None else self._condition(negative, "negative")
@@ -289,13 +287,6 @@ class AudioLDM(AudioGenerator):
         if embedding.ndim != 2 or embedding.shape[1] != self.cond_dim:
             raise ValueError(f"{name} has the shape {tuple(embedding.shape)}, but the UNet expects (B, {self.cond_dim})")
         return F.normalize(embedding.float(), dim=-1)
-
-    def _check_scheduler(self, scheduler: Any) -> None:
-        found, own = (each.config.get("prediction_type") for each in (scheduler, self.scheduler))
-        if found != own:
-            raise ValueError(
-                f"the scheduler expects prediction_type {found!r}, but the model answers {own!r}: take the model's own"
-            )
 
 
 def _best(waveforms: Tensor, condition: Tensor, count: int, ranker: Ranker) -> Tensor:

@@ -18,7 +18,7 @@ from xmodal.registry.cards import Card, find_card
 
 __all__ = [
     "Adapter", "AudioEncoder", "AudioGenerator", "Card", "Classifier", "Encoder", "ImageEncoder", "ImageGenerator",
-    "MelAutoencoder", "Prior", "TextEncoder", "Vocoder", "find_card",
+    "MelAutoencoder", "Prior", "TextEncoder", "Vocoder", "check_vocabulary", "find_card",
 ]  # fmt: skip
 
 
@@ -304,3 +304,13 @@ class MelAutoencoder(Frozen):
 
 class Adapter(nn.Module):
     """The only thing that is trained and saved. Built by a factory ``(in_dim, out_dim) -> Adapter``."""
+
+
+def check_vocabulary(found: int, expected: int, reader: str, at_least: int | None = None) -> None:
+    """Raise ValueError for a tokenizer of other than ``expected`` tokens (or ``at_least`` so many, where rows are padded).
+
+    transformers 5 answers missing or broken files with an empty tokenizer, without a word.
+    """
+    if not (expected if at_least is None else at_least) <= found <= expected:
+        mend = "its files are missing or another model's, copy the whole folder"
+        raise ValueError(f"the tokenizer knows {found} tokens, but the {reader} {expected}: {mend}")

@@ -387,10 +387,7 @@ class BEATs(AudioEncoder, Classifier):
     @classmethod
     def from_model(cls, model: BEATsModel, labels: list[str] | None = None, layers: list[int] | None = None) -> Self:
         """Build from a model in memory, which is frozen in place."""
-        beats = cls.__new__(cls)
-        AudioEncoder.__init__(beats)
-        beats._assemble(model, labels or [], layers, "in memory")
-        return beats
+        return cls.assembled(model, labels or [], layers, "in memory")
 
     def _assemble(self, model: BEATsModel, labels: list[str], layers: list[int] | None, name: str) -> None:
         self.model, self.labels = model, labels

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xmodal.foundation.base import AudioEncoder, Card, TextEncoder
+from xmodal.foundation.base import AudioEncoder, Card, TextEncoder, check_vocabulary
 from xmodal.foundation.laion_names import SIZES_OF, TABLES, convert, read, renamed, tables
+from xmodal.foundation.mel import triangles
 from xmodal.frozen import Frozen
 from xmodal.registry.cards import any_card, instead, locate
 from xmodal.registry.checkpoint import assign, only_tensors, read_json, read_pickle, read_tensors, unfilled, write_folder
@@ -117,10 +118,10 @@ class FrontEnd:
         with torch.autocast(kind if torch.amp.is_autocast_available(kind) else "cpu", enabled=False):
             # In single precision quiet bands beside loud ones would be off by thousandths of a dB.
             exact = torch.float32 if kind == "mps" else torch.float64
-            window, triangles = (torch.from_numpy(each).to(waveform.device, exact) for each in _filters(self))
+            window, filters = (torch.from_numpy(each).to(waveform.device, exact) for each in _filters(self))
             mirrored = F.pad(waveform.to(exact)[:, None], (self.n_fft // 2,) * 2, mode="reflect")[:, 0]
             spectrum = torch.view_as_real(torch.fft.rfft(mirrored.unfold(-1, self.n_fft, self.hop) * window))
-            return (10 * (spectrum.square().sum(-1) @ triangles).clamp_min(FLOOR).log10()).float()
+            return (10 * (spectrum.square().sum(-1) @ filters).clamp_min(FLOOR).log10()).float()
 
     def _fuse(self, mel: Tensor, crop: Crop) -> tuple[Tensor, bool]:
         """(N, F, bands) -> (N, 4, frames, bands): whole and three parts, or four times the same; and which of the two."""
@@ -152,13 +153,8 @@ def _filters(front: FrontEnd) -> tuple[np.ndarray, np.ndarray]:
         low, high = (hertz * 3 / 200 if hertz < 1000 else 15 + math.log(hertz / 1000) / step for hertz in (front.low, front.high))
         mels = np.linspace(low, high, front.bands + 2)
         edges = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp(step * (mels - 15)))
-    bins = np.linspace(0, front.sample_rate / 2, front.n_fft // 2 + 1)[:, None]
-    rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    triangles = np.clip(np.minimum(rise, fall), 0, None)
-    if not front.fused:
-        triangles *= 2 / (edges[2:] - edges[:-2])
-    return window.astype(np.float32), triangles.astype(np.float32)
+    bins = np.linspace(0, front.sample_rate / 2, front.n_fft // 2 + 1)
+    return window.astype(np.float32), triangles(edges, bins, not front.fused).astype(np.float32)
 
 
 class AudioTower(AudioEncoder):
@@ -198,11 +194,8 @@ class AudioTower(AudioEncoder):
         int16: bool = False, sample_rate: int | None = None,
     ) -> Self:  # fmt: skip
         """Build from a ClapAudioModelWithProjection, which is frozen in place; by default with the published front end."""
-        tower = cls.__new__(cls)
-        AudioEncoder.__init__(tower)
         front = front or FrontEnd(fused=model.config.enable_fusion)  # type: ignore[arg-type, union-attr]
-        tower._assemble(model, front, crop, normalize, int16, sample_rate)
-        return tower
+        return cls.assembled(model, front, crop, normalize, int16, sample_rate)
 
     def _assemble(self, model: Any, front: FrontEnd, crop: Crop, normalize: bool, int16: bool, sample_rate: int | None) -> None:
         config = model.config
@@ -285,17 +278,11 @@ class TextTower(TextEncoder):
     @classmethod
     def from_parts(cls, model: nn.Module, tokenizer: Any, normalize: bool = True, truncate: bool = False) -> Self:
         """Build from a ClapTextModelWithProjection, which is frozen in place, and its tokenizer."""
-        tower = cls.__new__(cls)
-        TextEncoder.__init__(tower)
-        tower._assemble(model, tokenizer, normalize, truncate)
-        return tower
+        return cls.assembled(model, tokenizer, normalize, truncate)
 
     def _assemble(self, model: Any, tokenizer: Any, normalize: bool, truncate: bool) -> None:
         config = model.config
-        # transformers 5 answers missing tokenizer files with an empty tokenizer, without a word
-        if len(tokenizer) != config.vocab_size:
-            mend = "its files are missing or another model's, copy the whole folder"
-            raise ValueError(f"the tokenizer knows {len(tokenizer)} tokens, but the text tower {config.vocab_size}: {mend}")
+        check_vocabulary(len(tokenizer), config.vocab_size, "text tower")
         self.model, self.tokenizer, self.normalize, self.truncate = model, tokenizer, normalize, truncate
         self.dim, self.width = config.projection_dim, config.hidden_size
         # RoBERTa counts positions from the one behind the padding's

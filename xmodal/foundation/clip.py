@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xmodal.foundation.base import Card, ImageEncoder, TextEncoder
+from xmodal.foundation.base import Card, ImageEncoder, TextEncoder, check_vocabulary
 from xmodal.frozen import Frozen
 from xmodal.registry.cards import HUB, any_card, locate
 from xmodal.registry.checkpoint import assign, only_tensors, read_json, read_pickle, unfilled, write_folder
@@ -98,10 +98,7 @@ class ImageTower(ImageEncoder):
     @classmethod
     def from_model(cls, model: nn.Module, preprocess: Preprocess | None = None, normalize: bool = False) -> Self:
         """Build from CLIPVisionModelWithProjection or open_clip's ``model.visual``; by default with CLIP's own preprocessing."""
-        tower = cls.__new__(cls)
-        ImageEncoder.__init__(tower)
-        tower._assemble(model, preprocess or Preprocess(_image_size(model)), normalize)
-        return tower
+        return cls.assembled(model, preprocess or Preprocess(_image_size(model)), normalize)
 
     def _assemble(self, model: Any, preprocess: Preprocess, normalize: bool) -> None:
         self.image_size = _image_size(model)
@@ -167,10 +164,7 @@ class TextTower(TextEncoder):
     @classmethod
     def from_parts(cls, model: nn.Module, tokenizer: Any, normalize: bool = False, truncate: bool = False) -> Self:
         """Build from a CLIPTextModelWithProjection and CLIPTokenizer, or open_clip's TextTransformer and SimpleTokenizer."""
-        tower = cls.__new__(cls)
-        TextEncoder.__init__(tower)
-        tower._assemble(model, tokenizer, normalize, truncate)
-        return tower
+        return cls.assembled(model, tokenizer, normalize, truncate)
 
     def _assemble(self, model: Any, tokenizer: Any, normalize: bool, truncate: bool) -> None:
         self._transformers = hasattr(model, "text_model")
@@ -184,10 +178,7 @@ class TextTower(TextEncoder):
             self.dim, self.width, expected = model.output_dim, model.width, model.vocab_size
             found, start, end = tokenizer.vocab_size, tokenizer.sot_token_id, tokenizer.eot_token_id
             self.max_length = model.context_length
-        # transformers 5 answers missing tokenizer files with an empty tokenizer, without a word
-        if found != expected:
-            mend = "its files are missing or another model's, copy the whole folder"
-            raise ValueError(f"the tokenizer knows {found} tokens, but the text tower {expected}: {mend}")
+        check_vocabulary(found, expected, "text tower")
         if self._transformers and config.eos_token_id not in (2, end):  # 2 in old files, where it means "the highest"
             looks_for = f"but the text tower looks for {config.eos_token_id}: correct eos_token_id in {CONFIG}"
             raise ValueError(f"the tokenizer ends with id {end}, {looks_for}")

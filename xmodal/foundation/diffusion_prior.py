@@ -20,6 +20,7 @@ from xmodal.diffusion import sampling
 from xmodal.diffusion.embedding_diffusion import EmbeddingDiffusion, Strided, best_of, guided_model
 from xmodal.diffusion.prior_network import PriorConfig, PriorNetwork
 from xmodal.diffusion.sampling import Generators, Scheduler, with_guidance
+from xmodal.diffusion.schedules import check_scheduler, prediction_of
 from xmodal.foundation.base import Card, Prior, find_card
 from xmodal.foundation.original_names import read_library_state, version_ignored
 from xmodal.frozen import Frozen
@@ -58,10 +59,7 @@ class DiffusionPrior(Prior):
         ``drop_noisy``: guidance also hides the noisy vector. ``reads_tokens``: word encodings must be given, if the network
         has places for them.
         """
-        prior = cls.__new__(cls)
-        Prior.__init__(prior)
-        prior._assemble(network, diffusion or EmbeddingDiffusion(network.config.timesteps or 1000), drop_noisy, reads_tokens)
-        return prior
+        return cls.assembled(network, diffusion or EmbeddingDiffusion(network.config.timesteps or 1000), drop_noisy, reads_tokens)
 
     def _assemble(self, network: PriorNetwork, diffusion: EmbeddingDiffusion, drop_noisy: bool, reads_tokens: bool) -> None:
         self.network, self.diffusion, self.drop_noisy = network, diffusion, drop_noisy
@@ -172,10 +170,7 @@ class _UnCLIP(Prior):
     @classmethod
     def from_parts(cls, prior: Any, scheduler: Scheduler) -> Self:
         """Build from a PriorTransformer, which is frozen in place, and a scheduler in memory."""
-        model = cls.__new__(cls)
-        Prior.__init__(model)
-        model._assemble(prior, scheduler)
-        return model
+        return cls.assembled(prior, scheduler)
 
     def _assemble(self, prior: Any, scheduler: Scheduler) -> None:
         if not prior.clip_std.any():  # they start at zero, and zeros would make every result the same
@@ -242,10 +237,7 @@ class _UnCLIP(Prior):
         return best_of(self.prior.post_process_latents(found), text_embedding)
 
     def _check_scheduler(self, scheduler: Any, steps: int) -> Scheduler:
-        found, own = (each.config.get("prediction_type") for each in (scheduler, self.scheduler))
-        if found != own:
-            mend = "build it with from_config(prior.scheduler.config)"
-            raise ValueError(f"the scheduler expects prediction_type {found!r}, but the prior answers {own!r}: {mend}")
+        check_scheduler(scheduler, prediction_of(self.scheduler))
         if type(scheduler).__name__ != "UnCLIPScheduler":
             return scheduler
         if steps < 2:
@@ -323,10 +315,7 @@ class _Baseline(Identity):
     @classmethod
     def from_model(cls, net: nn.Module, **sizes: int) -> Self:
         """Build from a module in memory, which is frozen in place; ``sizes`` are ``dim`` (and ``hidden`` of an MLP)."""
-        prior = cls.__new__(cls)
-        Prior.__init__(prior)
-        prior._assemble(net, **sizes)
-        return prior
+        return cls.assembled(net, **sizes)
 
     def _assemble(self, net: nn.Module, **sizes: int) -> None:
         self.net, self.sizes, self.dim = net, sizes, sizes["dim"]

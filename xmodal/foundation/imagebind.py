@@ -296,10 +296,7 @@ class _Tower(Encoder):
     @classmethod
     def from_model(cls, model: ImageBindModel, normalize: bool = True) -> Self:
         """Build from a model in memory, which is frozen in place; ValueError if it lacks this tower."""
-        tower = cls.__new__(cls)
-        Frozen.__init__(tower)
-        tower._assemble(model, normalize)
-        return tower
+        return cls.assembled(model, normalize)
 
     def _assemble(self, model: ImageBindModel, normalize: bool) -> None:
         if self.modality not in model.modality_trunks:

@@ -88,10 +88,7 @@ class Inception(ImageEncoder, Classifier):
     @classmethod
     def from_model(cls, model: nn.Module) -> Self:
         """Build from a network of `build` in memory, which is frozen in place."""
-        encoder = cls.__new__(cls)
-        ImageEncoder.__init__(encoder)
-        encoder._assemble(model)
-        return encoder
+        return cls.assembled(model)
 
     def _assemble(self, model: Any) -> None:
         self.fc = model.fc

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xmodal.foundation.mel import triangles
+
 SAMPLE_RATE = 16_000
 MEL_BINS = 128
 WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms, the next power of two
@@ -30,11 +32,10 @@ def _filters(window: str) -> tuple[np.ndarray, np.ndarray]:
         curve = torch.hann_window(WINDOW, periodic=False, **options)
         low, high = (1127.0 * math.log(1.0 + hertz / 700.0) for hertz in (20.0, SAMPLE_RATE / 2))
         step = (high - low) / (MEL_BINS + 1)
-        left, centre, right = (low + (torch.arange(MEL_BINS, **options) + corner) * step for corner in range(3))
-        bins = 1127.0 * (1.0 + SAMPLE_RATE / FFT * torch.arange(FFT // 2, **options) / 700.0).log()[:, None]
-        triangles = torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)).clamp(min=0)
-        triangles = torch.nn.functional.pad(triangles, (0, 0, 0, 1))  # Kaldi leaves the Nyquist bin out
-        return (curve if window == "hanning" else curve.pow(0.85)).numpy(), triangles.numpy()
+        edges = low + torch.arange(MEL_BINS + 2, **options) * step
+        bins = 1127.0 * (1.0 + SAMPLE_RATE / FFT * torch.arange(FFT // 2, **options) / 700.0).log()
+        filters = np.pad(triangles(edges.numpy(), bins.numpy()), ((0, 1), (0, 0)))  # Kaldi leaves the Nyquist bin out
+        return (curve if window == "hanning" else curve.pow(0.85)).numpy(), filters
 
 
 def fbank(waveform: Tensor, window: str = "povey") -> Tensor:
@@ -44,9 +45,9 @@ def fbank(waveform: Tensor, window: str = "povey") -> Tensor:
     """
     kind = waveform.device.type
     with torch.autocast(kind if torch.amp.is_autocast_available(kind) else "cpu", enabled=False):
-        curve, triangles = (torch.from_numpy(array).to(waveform.device) for array in _filters(window))
+        curve, filters = (torch.from_numpy(array).to(waveform.device) for array in _filters(window))
         frames = waveform.float().unfold(-1, WINDOW, HOP)
         frames = frames - frames.mean(-1, keepdim=True)
         previous = torch.cat((frames[..., :1], frames[..., :-1]), -1)
         spectrum = torch.view_as_real(torch.fft.rfft((frames - 0.97 * previous) * curve, FFT)).square().sum(-1)
-        return (spectrum @ triangles).clamp(min=torch.finfo(torch.float32).eps).log()
+        return (spectrum @ filters).clamp(min=torch.finfo(torch.float32).eps).log()

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Any, Literal, Self, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -152,6 +153,18 @@ def window(spec: MelSpec) -> Tensor:
     return F.pad(torch.hann_window(spec.win_length), (missing // 2, missing - missing // 2))
 
 
+def triangles(edges: np.ndarray, bins: np.ndarray, equal_area: bool = False) -> np.ndarray:
+    """Filters (F, M) over ``bins`` (F,): number m rises from ``edges[m]`` to 1 at ``edges[m + 1]`` and falls to ``edges[m + 2]``.
+
+    Edges (M + 2,) and bins are of one unit, hertz or mel, and of the precision of the result. With ``equal_area`` each is
+    divided by its area (Slaney).
+    """
+    rising = (bins[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins[:, None]) / (edges[2:] - edges[1:-1])
+    made = np.clip(np.minimum(rising, falling), 0, None)
+    return made * (2 / (edges[2:] - edges[:-2])) if equal_area else made
+
+
 @lru_cache(maxsize=32)
 def mel_filters(spec: MelSpec) -> Tensor:
     """Return the triangles (M, F), float32, equal to librosa's ``filters.mel`` (Slaney or HTK scale).
@@ -162,13 +175,7 @@ def mel_filters(spec: MelSpec) -> Tensor:
         low, high = (_to_mel(frequency, spec.scale) for frequency in (spec.f_min, spec.f_max))
         corners = _to_hertz(torch.linspace(low, high, spec.n_mels + 2, dtype=torch.float64), spec.scale)
         bins = torch.linspace(0, spec.sample_rate / 2, spec.n_fft // 2 + 1, dtype=torch.float64)
-        width = corners.diff()[:, None]
-        distance = corners[:, None] - bins
-        rising, falling = -distance[:-2] / width[:-1], distance[2:] / width[1:]
-        triangles = torch.minimum(rising, falling).clamp(min=0)
-        if spec.norm == "slaney":
-            triangles = triangles * (2 / (corners[2:] - corners[:-2]))[:, None]
-        return triangles.float()
+        return torch.from_numpy(triangles(corners.numpy(), bins.numpy(), spec.norm == "slaney")).T.float().contiguous()
 
 
 @lru_cache(maxsize=8)

@@ -44,10 +44,7 @@ class MelVAE(MelAutoencoder):
     @classmethod
     def from_model(cls, model: Any, mel: MelSpec) -> Self:
         """Build from an autoencoder in memory, which is frozen in place."""
-        vae = cls.__new__(cls)
-        MelAutoencoder.__init__(vae)
-        vae._assemble(model, mel)
-        return vae
+        return cls.assembled(model, mel)
 
     def _assemble(self, model: Any, mel: MelSpec) -> None:
         self.model, self.mel = model, mel

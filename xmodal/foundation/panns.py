@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodal.foundation.base import AudioEncoder, Card, Classifier, find_card
+from xmodal.foundation.mel import triangles
 from xmodal.frozen import Frozen
 from xmodal.registry.checkpoint import assign, only_tensors, read_folder, read_pickle, unfilled, write_folder
 
@@ -88,11 +89,8 @@ def _filters(config: Cnn14Config) -> tuple[np.ndarray, np.ndarray]:
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(config.window) / config.window)
     low, high = _slaney(np.array([config.low, config.high], dtype=float))
     edges = _hertz(np.linspace(low, high, config.mel_bins + 2))
-    bins = np.linspace(0, config.sample_rate / 2, config.window // 2 + 1)[:, None]
-    rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    triangles = np.clip(np.minimum(rise, fall), 0, None) * 2 / (edges[2:] - edges[:-2])
-    return window.astype(np.float32), triangles.astype(np.float32)
+    bins = np.linspace(0, config.sample_rate / 2, config.window // 2 + 1)
+    return window.astype(np.float32), triangles(edges, bins, equal_area=True).astype(np.float32)
 
 
 def _fourier(config: Cnn14Config) -> tuple[np.ndarray, np.ndarray]:
@@ -150,12 +148,12 @@ class Cnn14Model(nn.Module):
             )
         kind = waveform.device.type
         with torch.autocast(kind if torch.amp.is_autocast_available(kind) else "cpu", enabled=False):
-            window, triangles = (torch.from_numpy(array).to(waveform.device) for array in _filters(config))
+            window, filters = (torch.from_numpy(array).to(waveform.device) for array in _filters(config))
             spectrum = torch.stft(
                 waveform.float(), config.window, config.hop, window=window, pad_mode="reflect", return_complex=True
             )
             power = torch.view_as_real(spectrum).square().sum(-1).transpose(1, 2)
-            return 10 * (power @ triangles).clamp(min=FLOOR).log10()
+            return 10 * (power @ filters).clamp(min=FLOOR).log10()
 
     def tokens(self, log_mel: Tensor) -> Tensor:
         """Decibels (B, F, M) -> the last block's features, averaged over frequency (B, F // 32, c)."""
@@ -258,10 +256,7 @@ class PANNs(AudioEncoder, Classifier):
     @classmethod
     def from_model(cls, model: Cnn14Model, labels: list[str] | None = None, seconds: float | None = None) -> Self:
         """Build from a model in memory, which is frozen in place."""
-        encoder = cls.__new__(cls)
-        AudioEncoder.__init__(encoder)
-        encoder._assemble(model, labels or [], seconds)
-        return encoder
+        return cls.assembled(model, labels or [], seconds)
 
     def _assemble(self, model: Cnn14Model, labels: list[str], seconds: float | None) -> None:
         config = model.config

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xmodal.foundation.base import AudioEncoder, Card, Encoder, ImageEncoder, TextEncoder, find_card
+from xmodal.foundation.base import AudioEncoder, Card, Encoder, ImageEncoder, TextEncoder, check_vocabulary, find_card
 from xmodal.frozen import Frozen
 from xmodal.registry.cards import any_card, locate
 from xmodal.registry.checkpoint import assign, read_json, read_tensors
@@ -114,15 +114,9 @@ class _Tower(Encoder):
 
     encoder: Any
 
-    def _assemble(self, encoder: Any, head: Any, normalize: bool) -> None:
+    def _share(self, encoder: Any, head: Any, normalize: bool) -> None:
         self.encoder, self.head, self.normalize = encoder, head, normalize
         self.dim = head.proj.out_features
-
-    @classmethod
-    def _bare(cls) -> Self:
-        tower = cls.__new__(cls)
-        Frozen.__init__(tower)
-        return tower
 
     def _finish(self, pooled: Tensor) -> Tensor:
         x = self.head(pooled).float()
@@ -155,19 +149,17 @@ class AudioTower(_Tower, AudioEncoder):
     ) -> None:
         super().__init__()
         parts = load(_folder(card, local_files_only), "audio")
-        self._assemble_sound(parts["encoder"], parts["head"], seconds, normalize)
+        self._assemble(parts["encoder"], parts["head"], seconds, normalize)
 
     @classmethod
     def from_model(cls, model: PeAudioVideoModel, seconds: float | None = None, normalize: bool = False) -> Self:
         """Build from a model in memory, which is frozen in place and made to pass gradients to the waveform."""
-        tower = cls._bare()
-        tower._assemble_sound(model.audio_model.audio_encoder, model.audio_model.audio_head, seconds, normalize)
-        return tower
+        return cls.assembled(model.audio_model.audio_encoder, model.audio_model.audio_head, seconds, normalize)
 
-    def _assemble_sound(self, encoder: Any, head: nn.Module, seconds: float | None, normalize: bool) -> None:
+    def _assemble(self, encoder: Any, head: nn.Module, seconds: float | None, normalize: bool) -> None:
         if seconds is not None and seconds <= 0:
             raise ValueError(f"seconds {seconds} is not possible: give more than 0, or None for the whole sound")
-        self._assemble(encoder, head, normalize)
+        self._share(encoder, head, normalize)
         encoder.embedder.forward = partial(_embed_sound, encoder.embedder)
         self.seconds, self.width = seconds, encoder.config.hidden_size
         self.hop = encoder.config.dac_config.hop_length
@@ -212,20 +204,18 @@ class ImageTower(_Tower, ImageEncoder):
         folder = _folder(card, local_files_only)
         parts = load(folder, "video")
         frames = CARDS[card].options.get("frames", 1) if frames is None and card in CARDS else frames
-        self._assemble_picture(parts["encoder"], parts["head"], 1 if frames is None else frames, normalize, _look(folder))
+        self._assemble(parts["encoder"], parts["head"], 1 if frames is None else frames, normalize, _look(folder))
 
     @classmethod
     def from_model(cls, model: PeAudioVideoModel, frames: int = 1, normalize: bool = False) -> Self:
         """Build from a model in memory, which is frozen in place."""
-        tower = cls._bare()
         video = model.video_model
-        tower._assemble_picture(video.video_encoder, video.video_head, frames, normalize, (MEAN, STD, "bilinear"))
-        return tower
+        return cls.assembled(video.video_encoder, video.video_head, frames, normalize, (MEAN, STD, "bilinear"))
 
-    def _assemble_picture(self, encoder: Any, head: nn.Module, frames: int, normalize: bool, look: tuple[Any, ...]) -> None:
+    def _assemble(self, encoder: Any, head: nn.Module, frames: int, normalize: bool, look: tuple[Any, ...]) -> None:
         if frames < 1:
             raise ValueError(f"frames {frames} is not possible: give 1 or more")
-        self._assemble(encoder, head, normalize)
+        self._share(encoder, head, normalize)
         self.frames, (self.mean, self.std, self.mode) = frames, look
         self.image_size = int(encoder.embedder.vision_model.timm_model.patch_embed.img_size[0])
 
@@ -292,25 +282,19 @@ class TextTower(_Tower, TextEncoder):
         _check_partner(partner)
         folder = _folder(card, local_files_only)
         parts = load(folder, f"text for {partner}")
-        self._assemble_text(parts["encoder"], parts["head"], AutoTokenizer.from_pretrained(folder), partner, normalize)
+        self._assemble(parts["encoder"], parts["head"], AutoTokenizer.from_pretrained(folder), partner, normalize)
 
     @classmethod
     def from_model(cls, model: PeAudioVideoModel, tokenizer: Any, partner: str = "audio", normalize: bool = False) -> Self:
         """Build from a model and a transformers tokenizer in memory; the model is frozen in place."""
         _check_partner(partner)
         owner = {"audio": model.audio_model, "video": model.video_model}.get(partner, model)
-        tower = cls._bare()
-        tower._assemble_text(model.text_model, getattr(owner, f"text_{partner}_head"), tokenizer, partner, normalize)
-        return tower
+        return cls.assembled(model.text_model, getattr(owner, f"text_{partner}_head"), tokenizer, partner, normalize)
 
-    def _assemble_text(self, encoder: Any, head: nn.Module, tokenizer: Any, partner: str, normalize: bool) -> None:
-        words, rows = len(tokenizer), encoder.config.vocab_size
-        # A tokenizer whose files are missing comes up with its special tokens alone and without an error.
-        if not rows // 2 <= words <= rows:
-            raise ValueError(
-                f"the tokenizer knows {words} tokens, but the model {rows}: copy the tokenizer's files to its folder"
-            )
-        self._assemble(encoder, head, normalize)
+    def _assemble(self, encoder: Any, head: nn.Module, tokenizer: Any, partner: str, normalize: bool) -> None:
+        rows = encoder.config.vocab_size
+        check_vocabulary(len(tokenizer), rows, "model", rows // 2)
+        self._share(encoder, head, normalize)
         self.tokenizer, self.partner = tokenizer, partner
 
     def embed(self, inputs: list[str]) -> Tensor:

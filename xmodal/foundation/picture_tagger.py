@@ -67,10 +67,10 @@ class PictureTagger(ImageEncoder, Classifier):
     @classmethod
     def from_model(cls, model: PictureTaggerModel) -> Self:
         """Build from a model in memory, which is frozen in place."""
-        tagger = cls.__new__(cls)
-        ImageEncoder.__init__(tagger)
-        tagger.model, tagger.dim, tagger.image_size = model, model.dim, 64
-        return tagger
+        return cls.assembled(model)
+
+    def _assemble(self, model: PictureTaggerModel) -> None:
+        self.model, self.dim, self.image_size = model, model.dim, 64
 
     def _logits(self, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if pixels.shape[-2:] != (self.image_size, self.image_size):

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodal.diffusion.sampling import Generators, sample, with_guidance
+from xmodal.diffusion.schedules import check_scheduler, prediction_of
 from xmodal.diffusion.training import denoising_loss
-from xmodal.foundation.base import Card, ImageGenerator, find_card
+from xmodal.foundation.base import Card, ImageGenerator, check_vocabulary, find_card
 from xmodal.frozen import Frozen
 from xmodal.registry.cards import any_card, locate
 from xmodal.registry.checkpoint import read_json, read_module, read_scheduler
@@ -64,10 +65,7 @@ class StableDiffusion(ImageGenerator):
         scheduler: SchedulerMixin,
     ) -> Self:
         """Build from components in memory, which are frozen in place; raises ValueError where they do not fit."""
-        model = cls.__new__(cls)
-        ImageGenerator.__init__(model)
-        model._assemble(vae, text_encoder, tokenizer, unet, scheduler)
-        return model
+        return cls.assembled(vae, text_encoder, tokenizer, unet, scheduler)
 
     def _assemble(self, vae: Any, text_encoder: Any, tokenizer: Any, unet: Any, scheduler: Any) -> None:
         from diffusers import DDPMScheduler
@@ -228,7 +226,7 @@ class StableDiffusion(ImageGenerator):
         height, width = (self.image_size if each is None else each for each in size)
         self._check_size(height, width)
         scheduler = self.default_scheduler() if scheduler is None else scheduler
-        self._check_scheduler(scheduler)
+        check_scheduler(scheduler, prediction_of(self.scheduler))
         self._check_embeds(prompt_embeds, "prompt_embeds")
         unconditional = None
         if guidance_scale > 1:
@@ -264,12 +262,6 @@ class StableDiffusion(ImageGenerator):
             expected = f"the UNet expects (B, S, {width}): make it with prompt_embeds()"
             raise ValueError(f"{name} has the shape {tuple(embeds.shape)}, but {expected}")
 
-    def _check_scheduler(self, scheduler: Any) -> None:
-        found, own = (each.config.get("prediction_type") for each in (scheduler, self.scheduler))
-        if found != own:
-            mend = "build it with from_config(generator.scheduler.config)"
-            raise ValueError(f"the scheduler expects prediction_type {found!r}, but the model answers {own!r}: {mend}")
-
 
 @contextmanager
 def _spliced(embedding: nn.Module, tokens: Tensor, places: Tensor) -> Iterator[None]:
@@ -290,11 +282,7 @@ def _spliced(embedding: nn.Module, tokens: Tensor, places: Tensor) -> Iterator[N
 
 def _check_parts(vae: Any, text_encoder: Any, tokenizer: Any, unet: Any) -> None:
     """Raise ValueError with both numbers for the first pair of parts that does not fit."""
-    # transformers 5 answers a missing or broken tokenizer with an empty one, without a word
-    found, expected = len(tokenizer), text_encoder.config.vocab_size
-    if found != expected:
-        mend = "its files are missing or another model's, copy the whole folder"
-        raise ValueError(f"the tokenizer knows {found} tokens, but the text encoder {expected}: {mend}")
+    check_vocabulary(len(tokenizer), text_encoder.config.vocab_size, "text encoder")
     found, expected = text_encoder.config.hidden_size, unet.config.cross_attention_dim
     if found != expected:
         raise ValueError(f"the text encoder gives {found} numbers a token, but the UNet reads {expected}: take both of one model")

@@ -66,9 +66,7 @@ class StableUnCLIP(StableDiffusion):
         image_noising_scheduler: Any = None,
     ) -> Self:
         """Build from components in memory, which are frozen in place; raises ValueError where they do not fit."""
-        model = cls.__new__(cls)
-        ImageGenerator.__init__(model)
-        model._assemble(vae, text_encoder, tokenizer, unet, scheduler)
+        model = cls.assembled(vae, text_encoder, tokenizer, unet, scheduler)
         model._see(image_normalizer, image_noising_scheduler)
         return model
 

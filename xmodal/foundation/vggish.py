@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodal.foundation.base import AudioEncoder, Card, find_card
+from xmodal.foundation.mel import triangles
 from xmodal.frozen import Frozen
 from xmodal.registry.checkpoint import assign, only_tensors, read_folder, read_pickle, unfilled, write_folder
 
@@ -76,21 +77,18 @@ def _filters() -> tuple[np.ndarray, np.ndarray]:
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
     low, high = _mel(np.array([LOW, HIGH]))
     edges = np.linspace(low, high, MEL_BINS + 2)
-    bins = _mel(np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1))[:, None]
-    rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    triangles = np.clip(np.minimum(rise, fall), 0, None)
-    triangles[0] = 0  # the original leaves the constant part out
-    return window.astype(np.float32), triangles.astype(np.float32)
+    filters = triangles(edges, _mel(np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1)))
+    filters[0] = 0  # the original leaves the constant part out
+    return window.astype(np.float32), filters.astype(np.float32)
 
 
 def log_mel(waveform: Tensor) -> Tensor:
     """Waveforms (B, T) -> log mel magnitudes (B, F, 64), F = (T - 400) // 160 + 1, no padding; always float32."""
     kind = waveform.device.type
     with torch.autocast(kind if torch.amp.is_autocast_available(kind) else "cpu", enabled=False):
-        window, triangles = (torch.from_numpy(array).to(waveform.device) for array in _filters())
+        window, filters = (torch.from_numpy(array).to(waveform.device) for array in _filters())
         magnitude = torch.fft.rfft(waveform.float().unfold(-1, WINDOW, HOP) * window, FFT).abs()
-        return (magnitude @ triangles + FLOOR).log()
+        return (magnitude @ filters + FLOOR).log()
 
 
 class VGGishModel(nn.Module):
@@ -213,10 +211,7 @@ class VGGish(AudioEncoder):
         quantize: bool = False,
     ) -> Self:
         """Build from a model in memory, which is frozen in place."""
-        encoder = cls.__new__(cls)
-        AudioEncoder.__init__(encoder)
-        encoder._assemble(model, seconds, hop, activation, pca, quantize)
-        return encoder
+        return cls.assembled(model, seconds, hop, activation, pca, quantize)
 
     def _assemble(
         self, model: VGGishModel, seconds: float | None, hop: float, activation: bool, pca: str | None, quantize: bool

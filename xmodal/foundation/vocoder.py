@@ -59,10 +59,7 @@ class HifiGan(Vocoder):
     @classmethod
     def from_model(cls, model: SpeechT5HifiGan, mel: MelSpec | None = None) -> Self:
         """Build from a model in memory, which is frozen in place; ``mel`` goes before what its config says."""
-        vocoder = cls.__new__(cls)
-        Vocoder.__init__(vocoder)
-        vocoder._assemble(model, mel)
-        return vocoder
+        return cls.assembled(model, mel)
 
     def _assemble(self, model: Any, mel: MelSpec | None) -> None:
         self.model, self.mel = model, _mel_of(model.config) if mel is None else mel
@@ -109,10 +106,7 @@ class BigVGAN(Vocoder):
     @classmethod
     def from_model(cls, model: MMAudioVocoder, mel: MelSpec) -> Self:
         """Build from a model in memory, which is frozen in place."""
-        vocoder = cls.__new__(cls)
-        Vocoder.__init__(vocoder)
-        vocoder._assemble(model, mel)
-        return vocoder
+        return cls.assembled(model, mel)
 
     def _assemble(self, model: Any, mel: MelSpec) -> None:
         _check_sizes(mel, model.config.num_mels, model.config.upsample_rates)
@@ -149,10 +143,7 @@ class GriffinLim(Vocoder):
     @classmethod
     def from_spec(cls, mel: MelSpec, iterations: int = 32, momentum: float = 0.99) -> Self:
         """Build for any kind of mel."""
-        vocoder = cls.__new__(cls)
-        Vocoder.__init__(vocoder)
-        vocoder._assemble(mel, iterations, momentum)
-        return vocoder
+        return cls.assembled(mel, iterations, momentum)
 
     def _assemble(self, mel: MelSpec, iterations: int, momentum: float) -> None:
         if iterations < 1 or not 0 <= momentum < 1:

@@ -220,10 +220,7 @@ class Wav2CLIP(AudioEncoder):
         hop: float | None = None,
     ) -> Self:
         """Build from a model in memory, which is frozen in place."""
-        encoder = cls.__new__(cls)
-        AudioEncoder.__init__(encoder)
-        encoder._assemble(model, seconds, normalization, window, hop)
-        return encoder
+        return cls.assembled(model, seconds, normalization, window, hop)
 
     def _assemble(
         self, model: Wav2CLIPModel, seconds: float | None, normalization: Normalization, window: float | None, hop: float | None
