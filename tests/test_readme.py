@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from xmodal.registry.recipes import files
+
 ROOT = Path(__file__).parent.parent
 # Minutes to days of training: their recipes are parsed by test_recipes.py and run by nobody's test.
 TOO_LONG = re.compile(r"^xmodal (fit|cache|ablate|demo)\b")
@@ -65,22 +67,23 @@ def run(command: str, folder: Path, site: Path) -> subprocess.CompletedProcess[s
 
 @pytest.mark.slow
 def test_it_is_the_wheel_that_runs(installed: Path, tmp_path: Path) -> None:
-    found = run("python -c 'import xmodal; print(xmodal.__file__)'; xmodal recipes", tmp_path, installed).stdout.splitlines()
+    code = "import xmodal, xmodal.registry.recipes as recipes; print(xmodal.__file__); print(recipes.folder())"
+    found = run(f"python -c '{code}'; xmodal recipes show audiotoken+mini", tmp_path, installed).stdout.splitlines()
     assert Path(found[0]).is_relative_to(installed)
-    assert str(installed / "xmodal" / "recipes") in found[1]
+    assert Path(found[1]) == installed / "xmodal" / "recipes"
+    assert "This is audiotoken+mini" in found[3]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("story", stories(), ids=lambda story: story[-1])
 def test_command(story: list[str], installed: Path, tmp_path: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    (tmp_path / "recipes").symlink_to(installed / "xmodal" / "recipes")
     for command in story:
         result = run(command, tmp_path, installed)
         assert result.returncode == 0, f"{command}\n{result.stderr}"
 
 
 @pytest.mark.parametrize("command", [line for line in commands() if TOO_LONG.match(line)])
-def test_files_of_long_commands_exist(command: str) -> None:
-    for path in re.findall(r"--config (\S+)", command):
-        assert (ROOT / path).is_file(), f"{command}: no {path}"
+def test_recipes_of_long_commands_exist(command: str) -> None:
+    for name in re.findall(r"--config (\S+)", command):
+        assert files([name]), command

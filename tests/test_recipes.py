@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 import yaml
-from jsonargparse import ArgumentParser, capture_parser
+from jsonargparse import ArgumentParser, Namespace, capture_parser
 
 from xmodal.commands import lightning as cli
-from xmodal.registry.models import recipes_folder
+from xmodal.registry import recipes
+from xmodal.registry.recipe import in_one
 
-FOLDER = recipes_folder()
+FOLDER = recipes.folder()
 RECIPES = sorted(FOLDER.rglob("*.yaml"))
 OVERLAYS = [path for path in RECIPES if path.parent.name == "overlays"]
 
@@ -44,11 +44,8 @@ def test_a_class_in_the_place_of_a_default_keeps_its_own_options(parser: Argumen
     assert found.optimizer.init_args.weight_decay == 0  # AdamW's is 0.01
 
 
-def base_of(overlay: Path) -> Path:
-    """The recipe that an overlay's header names: ``# Base: recipes/audio2image/audiotoken.yaml``."""
-    found = re.search(r"^# Base: *(?:recipes/)?(\S+\.yaml)", overlay.read_text(), re.MULTILINE)
-    assert found, f"{overlay} names no base recipe in its header"
-    return FOLDER / found.group(1)
+def parsed(parser: ArgumentParser, *words: str) -> Namespace:
+    return parser.parse_args(in_one(["fit", *words]))
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path not in OVERLAYS], ids=name)
@@ -59,10 +56,12 @@ def test_recipe_parses(parser: ArgumentParser, path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=name)
-def test_overlay_parses_and_changes_its_base(parser: ArgumentParser, path: Path) -> None:
-    base = ["fit", "--config", str(base_of(path))]
-    changed = parser.parse_args([*base, "--config", str(path)])
-    assert parser.dump(changed) != parser.dump(parser.parse_args(base))
+def test_overlay_parses_over_each_base_that_it_fits_and_changes_it(parser: ArgumentParser, path: Path) -> None:
+    found = [(name, base) for name, base in recipes.bases().items() if recipes.fits(path, base)]
+    assert found, f"{path} fits no base: its header must name one"
+    for base, _ in found[:2]:
+        changed = parsed(parser, "--config", f"{base}+{path.stem}")
+        assert parser.dump(changed) != parser.dump(parsed(parser, "--config", base))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
@@ -75,5 +74,6 @@ def test_header_says_what_it_is_and_how_to_run_it(path: Path) -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_shared_values_are_used(path: Path) -> None:
     text = path.read_text()
-    for key in yaml.safe_load(text).get("vars", {}):
+    text += "".join(base.read_text() for base in recipes.bases().values() if path in OVERLAYS and recipes.fits(path, base))
+    for key in yaml.safe_load(path.read_text()).get("vars", {}):
         assert "${vars." + key + "}" in text, f"vars.{key} is never used"

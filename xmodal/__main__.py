@@ -11,7 +11,7 @@ from importlib import import_module
 import xmodal
 
 LIGHTNING = {
-    "fit": "train an adapter from a recipe: xmodal fit --config recipes/miniature/audiotoken.yaml",
+    "fit": "train an adapter from a recipe: xmodal fit --config audiotoken-mini",
     "validate": "losses on the validation data of a recipe",
     "test": "losses on the test data of a recipe, and its suite of metrics",
     "predict": "a recipe's predictions",
@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import": ("models:import_", "turn a published checkpoint into a folder to give as card"),
     "doctor": ("doctor:main", "what works here, which weights are here, what mends the rest"),
     "adapters": ("adapters:adapters", "the built-in adapters"),
-    "recipes": ("adapters:recipes", "the recipes, and the strictest licence terms of their parts"),
+    "recipes": ("recipes:main", "the recipes by name, and which overlay fits which; show, copy"),
     "world": ("world:world", "render clips of the miniature world"),
 }
 
@@ -90,7 +90,7 @@ def main() -> None:
         from xmodal.commands.terminal import printable
 
         print(printable(f"xmodal: error: {text if named else f'{type(error).__name__}: {text}'}"), file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(getattr(error, "status", 1)) from None
 
 
 if __name__ == "__main__":

@@ -99,12 +99,12 @@ def test_overlays_and_options_replace_parts(recipe: str, tmp_path: Path) -> None
     assert [part.name for part in parts.of_command(words)] == ["imagebind:huge", "stable_diffusion:mini"]
 
 
-def error_of(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+def error_of(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], status: int = 1) -> str:
     monkeypatch.setattr("sys.argv", ["xmodal", *words])
     monkeypatch.delitem(__import__("sys").modules, "xmodal.commands.lightning", raising=False)
     with pytest.raises(SystemExit) as caught:
         main()
-    assert caught.value.code == 1
+    assert caught.value.code == status
     assert "xmodal.commands.lightning" not in __import__("sys").modules  # nothing was loaded for the refusal
     (line,) = capsys.readouterr().err.splitlines()
     return line
@@ -128,7 +128,7 @@ def test_missing_weights_end_at_once_with_the_command(
     assert "run `xmodal pull stable_diffusion:sd-1.4`" in line
     line = error_of(["fit", "--config", recipe, "--model.generator.card", "sd-9"], monkeypatch, capsys)
     assert "has no card 'sd-9'" in line
-    line = error_of(["fit", "--config", str(tmp_path / "absent.yaml")], monkeypatch, capsys)
+    line = error_of(["fit", "--config", str(tmp_path / "absent.yaml")], monkeypatch, capsys, 2)
     assert "there is no recipe" in line
 
 
@@ -208,8 +208,8 @@ def test_an_adapter_on_the_hub_is_looked_at_first(
 
 def test_recipes_show_the_strictest_terms(capsys: pytest.CaptureFixture[str]) -> None:
     run(["recipes"])
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if "audio2image/audiotoken.yaml" in line)
-    assert "use-restricted (CreativeML OpenRAIL-M: stable_diffusion:sd-1.4)" in line
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("audiotoken "))
+    assert line.endswith("use-restricted")
 
 
 def test_model_card_states_the_strictest_terms() -> None:

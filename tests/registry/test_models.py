@@ -21,7 +21,7 @@ from xmodal.__main__ import run
 from xmodal.commands import generate as generation
 from xmodal.foundation.base import Card
 from xmodal.frozen import Frozen
-from xmodal.registry import catalogue
+from xmodal.registry import catalogue, recipes
 from xmodal.registry import models as registry
 
 
@@ -230,9 +230,9 @@ def test_models_table_and_names(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_recipes_are_found_with_their_titles() -> None:
-    found = dict(registry.recipes())
-    assert any(path.endswith("miniature/audiotoken.yaml") for path in found)
-    assert all(found.values()), [path for path, title in found.items() if not title]
+    found = recipes.bases() | recipes.overlays()
+    assert {"audiotoken", "audiotoken-mini", "v2a-regression", "mean-pool"} <= found.keys()
+    assert [path for path in found.values() if not recipes.title(path)] == []
 
 
 def test_pipeline_of_a_folder_and_a_checkpoint(tmp_path: Path) -> None:

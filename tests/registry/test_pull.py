@@ -271,7 +271,8 @@ def test_targets(tmp_path: Path) -> None:
     recipe.write_text("model: {init_args: {a: {class_path: xmodal.foundation.clip.ImageTower, init_args: {card: vit-b}}}}")
     with pytest.raises(ValueError, match="model.a: clip has no card 'vit-b'"):
         pull.targets(str(recipe))
-    with pytest.raises(FileNotFoundError, match="there is no recipe"):
+    assert [card.name for card in pull.targets("audiotoken+panns")] == ["panns:cnn14", "stable_diffusion:sd-1.4"]
+    with pytest.raises(ValueError, match="there is no recipe"):
         pull.targets("absent.yaml")
     with pytest.raises(ValueError, match="did you mean 'clip'"):
         pull.targets("clop")

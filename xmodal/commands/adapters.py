@@ -1,4 +1,4 @@
-"""`xmodal adapters | recipes | export`: what is trained, and how it is published."""
+"""`xmodal adapters | export`: what is trained, and how it is published."""
 
 from __future__ import annotations
 
@@ -14,17 +14,6 @@ def adapters(arguments: Sequence[str]) -> None:
     from xmodal.registry.adapters import built_in as find
 
     print_table([(name, str(folder)) for name, folder in find().items()])
-
-
-def recipes(arguments: Sequence[str]) -> None:
-    """List the recipes."""
-    text = "Recipes, what they are, and the strictest terms of the models that they join."
-    ArgumentParser("xmodal recipes", description=text).parse_args(arguments)
-    from xmodal.registry.licences import strictest
-    from xmodal.registry.models import recipes as find
-    from xmodal.registry.recipe import parts, read
-
-    print_table([(path, title, strictest(parts(read([path])))) for path, title in find()])
 
 
 def export(arguments: Sequence[str]) -> None:

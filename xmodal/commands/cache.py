@@ -11,6 +11,8 @@ from xmodal.commands.fit import hand_over
 from xmodal.commands.stopping import Asked, stopping
 from xmodal.commands.terminal import print_table, refuse_rows
 from xmodal.data.features import stores
+from xmodal.registry.recipe import recipes_of
+from xmodal.registry.recipes import files
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -23,6 +25,7 @@ def main(arguments: Sequence[str]) -> None:
         manage(arguments)
         return
     words = ["cache", *arguments]
+    files(recipes_of(words))  # an unknown name ends here, before anything heavy is imported
     hand_over(words)
     with stopping(words) as asked:
         _fill(arguments, asked)

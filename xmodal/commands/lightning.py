@@ -28,6 +28,8 @@ from xmodal.evaluation.callback import SuiteTest
 from xmodal.files import PARTIAL, clean_up, write_beside
 from xmodal.registry.adapters import checkpoints
 from xmodal.registry.build import by_todays_names
+from xmodal.registry.recipe import in_one, recipes_of
+from xmodal.registry.recipes import name_of
 from xmodal.task import Task
 
 OUTPUTS = Path("outputs")
@@ -107,9 +109,9 @@ def _command(asked: Asked, run: bool, arguments: list[str] | None = None) -> CLI
             save_config_callback=_WholeConfig if run else None,
             save_config_kwargs={"save_to_log_dir": False},
             run=run,
-            args=arguments,
+            args=in_one(sys.argv[1:] if arguments is None else arguments),
             # "omegaconf" would resolve each file by itself and leave stale values after an overlay.
-            parser_kwargs={"parser_mode": MODE, "exit_on_error": False},
+            parser_kwargs={"parser_mode": MODE, "exit_on_error": False, "allow_abbrev": False},
         )
     except (ArgumentError, OmegaConfBaseException) as error:
         if os.environ.get("XMODAL_DEBUG") == "1":
@@ -149,11 +151,8 @@ def sentence(error: Exception) -> str:
 
 
 def _experiment(arguments: list[str]) -> str:
-    """Return base+overlay+overlay from the recipes' file names, or "run"; the parsed configuration forgets its files."""
-    pairs = zip(arguments, arguments[1:], strict=False)
-    paths = [value for flag, value in pairs if flag in ("--config", "-c")]
-    paths += [word.partition("=")[2] for word in arguments if word.startswith("--config=")]
-    return "+".join(Path(path).stem for path in paths) or "run"
+    """Return base+overlay+overlay by the recipes' names, or "run"; the parsed configuration forgets its files."""
+    return name_of(recipes_of(arguments)) or "run"
 
 
 class _ToTheEnd(ModelCheckpoint):

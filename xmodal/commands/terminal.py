@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from xmodal.registry.recipe import Part
 
 N = TypeVar("N", int, float)
+WIDTH = 120  # columns that a listing may take
 COMMERCIAL = "refuse parts whose licence forbids commercial use, or is unknown, before anything loads"
 
 
@@ -76,6 +77,11 @@ def refuse_rows(wrong: Sequence[str], most: int = 20) -> None:
     for sentence in wrong[:most]:
         print(printable(f"xmodal: left out: {sentence}"), file=sys.stderr)
     raise ValueError(f"{len(wrong)} rows were left out, first {wrong[0]}")
+
+
+def shortened(text: str, width: int) -> str:
+    """A text in so many columns, cut between words where it has more."""
+    return text if len(text) <= width else text[: width - 2].rpartition(" ")[0].rstrip(" ,.:;") + " …"
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:

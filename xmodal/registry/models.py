@@ -1,4 +1,4 @@
-"""What is there, by name: foundation models and their cards, adapters, recipes. Listing imports none of them.
+"""What is there, by name: foundation models and their cards. Listing imports none of them.
 
 A file of ``xmodal/foundation`` with ``CARDS`` is a model and its name is the model's name. Other packages add models through the
 entry-point group ``xmodal.foundation``; a name that is taken already is refused.
@@ -7,7 +7,7 @@ entry-point group ``xmodal.foundation``; a name that is taken already is refused
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
@@ -115,22 +115,6 @@ def table() -> list[tuple[str, ...]]:
     return [row(record) for record in records()]
 
 
-def recipes() -> Iterator[tuple[str, str]]:
-    """Yield the path of each recipe and the first line of its comment."""
-    root = recipes_folder()
-    for path in sorted(root.rglob("*.yaml")):
-        first = path.read_text(encoding="utf-8").partition("\n")[0]
-        yield _shorten(path), first.removeprefix("#").strip() if first.startswith("#") else ""
-
-
-def recipes_folder() -> Path:
-    """Return the folder of recipes: inside an installed package, beside an editable one."""
-    for folder in (PACKAGE / "recipes", PACKAGE.parent / "recipes"):
-        if folder.is_dir():
-            return folder
-    raise FileNotFoundError(f"no recipes found beside {PACKAGE}: is the installation complete?")
-
-
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return "did you mean X?" or the list of what is known."""
     known = sorted(known)
@@ -166,8 +150,3 @@ def row(record: dict[str, Any]) -> tuple[str, ...]:
         weights,
         ", ".join(record["towers"]),
     )
-
-
-def _shorten(path: Path) -> str:
-    """Return the path from the working folder where it lies below it, else the whole path."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

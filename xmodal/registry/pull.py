@@ -21,6 +21,7 @@ from urllib.request import Request, urlopen
 from xmodal.registry import models as registry
 from xmodal.registry import recipe as parts
 from xmodal.registry.cards import HUB, PICKLED, Card, hub_cache, instead, offline, readable, sha256
+from xmodal.registry.recipes import bases
 
 CHUNK = 1 << 20
 SECONDS = 30  # without an answer
@@ -28,17 +29,15 @@ WHOLE = ("*.json", "*.txt", "*.model", "*.safetensors")  # of a repository whose
 
 
 def targets(word: str) -> list[Card]:
-    """Return the cards that ``MODEL``, ``MODEL:CARD`` or a recipe's path means.
-
-    Raises ValueError for an unknown name, FileNotFoundError for a recipe that is not there.
-    """
-    if word.endswith((".yaml", ".yml")):
+    """Return the cards that ``MODEL``, ``MODEL:CARD`` or a recipe's name or path means; raises ValueError for an unknown name."""
+    model = word.partition(":")[0]
+    if model not in registry.available() and (word.endswith((".yaml", ".yml")) or word.partition("+")[0] in bases()):
         found = parts.parts(parts.read([word]))
         for part in found:
             if part.problem:
                 raise ValueError(f"{word}: {part.place}: {part.problem}")
         return list({part.name: part.card for part in found if part.card.name}.values())
-    model, _, tag = word.partition(":")
+    tag = word.partition(":")[2]
     card, listed = registry.card(model, tag or None), registry.listing(model)
     if tag and tag not in listed.cards and "card_of" in listed.functions:  # it knows better which files are needed
         card = registry.resolve(model).card_of(tag)

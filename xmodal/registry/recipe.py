@@ -14,10 +14,11 @@ from typing import Any
 
 from xmodal.registry import models as registry
 from xmodal.registry.cards import Card
+from xmodal.registry.recipes import check_resolvers, dump, files, load, merge
 
 LIMIT = 1 << 18  # characters of a recipe from elsewhere
 DEEPEST = 64  # levels of one
-RESOLVER = re.compile(r"\$\{[\w.]+:")
+CLASS = re.compile(r"[A-Za-z_][\w.]*")
 
 
 @dataclass(frozen=True)
@@ -39,30 +40,20 @@ class Part:
         return self.card.name or self.card.source
 
 
-def read(files: Sequence[str | Path], overrides: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
-    """Return the recipe that files make, a later one overriding the ones before, and then options ``(key, value)``.
+def read(words: Sequence[str | Path], overrides: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
+    """Return the recipe that names and paths make, a later one over the ones before, and then options ``(key, value)``.
 
-    Raises FileNotFoundError, or ValueError that names a file that is no YAML mapping.
+    Raises what `xmodal.registry.recipes.files` and `load` do.
     """
     import yaml
 
     document: dict[str, Any] = {}
-    for path in map(Path, files):
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no recipe {str(path)!r}: `xmodal recipes` lists those that come with the package")
-        try:
-            text = path.read_text(encoding="utf-8")
-            content = yaml.safe_load(text)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(content, dict):
-            raise ValueError(f"{path} holds a {type(content).__name__}, but expected a recipe: sections model, data, trainer")
-        check_resolvers(text, str(path))
-        document = _merge(document, content)
+    for path in files(words):
+        document = merge(document, load(path))
     for key, value in overrides:
         check_resolvers(value, f"--{key}")
         try:
-            document = _merge(document, _nest(document, key.split("."), yaml.safe_load(value)))
+            document = merge(document, _nest(document, key.split("."), yaml.safe_load(value)))
         except yaml.YAMLError:
             continue
     return document
@@ -104,16 +95,6 @@ def _more_than_data(event: Any, depth: int) -> str:
     return f"is nested in more than {DEEPEST} levels" if depth > DEEPEST else ""
 
 
-def check_resolvers(text: str, origin: str) -> None:
-    """Raise ValueError for ``${oc.env:NAME}`` and the like: what they give would be written into config and checkpoints."""
-    found = RESOLVER.search(text)
-    if found:
-        raise ValueError(
-            f"{origin}: {found[0]}...}} would write a value of this machine into configuration, checkpoints and the published "
-            "recipe: give it as an option instead; only names of the recipe's own sections, ${vars.NAME}, are resolved"
-        )
-
-
 def parts(document: Mapping[str, Any]) -> list[Part]:
     """Return the frozen models that a recipe names, in its order; those without weights are left out."""
     return list(_walk(document, "", document.get("vars") or {}))
@@ -126,19 +107,68 @@ def of_command(arguments: Sequence[str]) -> list[Part]:
 
 def document_of(arguments: Sequence[str]) -> dict[str, Any]:
     """Return the recipe of such a command line."""
-    files, overrides = [], []
+    words, overrides, _ = _split(arguments)
+    return read(words, overrides)
+
+
+def recipes_of(arguments: Sequence[str]) -> list[str]:
+    """Return the values of ``--config`` of a command line, in their order."""
+    return _split(arguments)[0]
+
+
+def in_one(arguments: Sequence[str]) -> list[str]:
+    """Return a command line with the text of one recipe in place of all the names and files that its ``--config`` give.
+
+    A class that an option puts in the place of another stands in that text already, without the other's options.
+    """
+    words, overrides, others = _split(arguments)
+    if not words:
+        return [*arguments]
+    document: Any = read(words)
+    for key, value in overrides:
+        keys = key.removesuffix(".class_path").split(".")
+        there = _at(document, keys)
+        if there and CLASS.fullmatch(value) and value not in (there, there.rpartition(".")[2]):
+            # Of a short name the command line finds the class.
+            document = _put(document, keys, {"class_path": value if "." in value else there})
+    first = [word for word in others[:1] if not word.startswith("-")]  # a subcommand
+    return [*first, "--config", dump(document), *others[len(first) :]]
+
+
+def _at(node: Any, keys: Sequence[str]) -> str | None:
+    """The class at the place that an option names; None where there is none."""
+    for step in keys:
+        node = node.get("init_args", node) if isinstance(node, Mapping) and "class_path" in node else node
+        node = node.get(step) if isinstance(node, Mapping) else None
+    return node.get("class_path") if isinstance(node, Mapping) else None
+
+
+def _put(node: Any, keys: Sequence[str], value: Any, key: str = "") -> Any:
+    if not keys:
+        return merge({**node, "class_path": "the former"}, value, key)
+    if "class_path" in node:
+        return {**node, "init_args": _put(node["init_args"], keys, value)}
+    return {**node, keys[0]: _put(node[keys[0]], keys[1:], value, keys[0])}
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]], list[str]]:
+    """The values of ``--config``, the options with a dot in their name, and all words but those of ``--config``."""
+    configs: list[str] = []
+    overrides: list[tuple[str, str]] = []
+    others: list[str] = []
     words = iter(arguments)
     for word in words:
-        if not word.startswith("-"):
-            continue
         key, given, value = word.lstrip("-").partition("=")
-        if not given and (key in ("config", "c") or "." in key):
+        named = word.startswith("-") and (key in ("config", "c") or "." in key)
+        if named and not given:
             value = next(words, "")
-        if key in ("config", "c"):
-            files.append(value)
-        elif "." in key:
+        if named and key in ("config", "c"):
+            configs.append(value)
+            continue
+        if named:
             overrides.append((key, value))
-    return read(files, overrides)
+        others += [word, value] if named and not given else [word]
+    return configs, overrides, others
 
 
 def in_training(arguments: Sequence[str]) -> Callable[[Part], bool]:
@@ -170,12 +200,6 @@ def check_weights(found: Sequence[Part], built: Callable[[Part], bool] | None = 
         scheme = ":" in part.card.source.removeprefix("package:").removeprefix("recipe:")
         if part.card.find() is None and not part.downloads and not scheme and (built is None or built(part)):
             raise FileNotFoundError(f"{part.place}: {part.card.missing()}")
-
-
-def _merge(under: Any, over: Any) -> Any:
-    if not (isinstance(under, Mapping) and isinstance(over, Mapping)):
-        return over
-    return {**under, **{key: _merge(under.get(key), value) for key, value in over.items()}}
 
 
 def _nest(node: Any, keys: Sequence[str], value: Any) -> Any:
