@@ -20,7 +20,9 @@ SHORTER = (
     (r"^(xmodal predict --config audiotoken-mini\b.*)", r"\1 --model.num_inference_steps 2"),
 )
 # What is not in this folder: weights, data sets, earlier runs, the network, another package.
-ABSENT = re.compile(r"pull |--config (?!\S*mini\b)|acme-ear|BEATs_iter3|MANIFEST|compare |--ckpt_path last|vggsound")
+ABSENT = re.compile(
+    r"learned_embeds|v2a_mapper_mlps|pull |--config (?!\S*mini\b)|acme-ear|BEATs_iter3|MANIFEST|compare |--ckpt_path last|vggsound"
+)
 
 
 def commands(page: Path) -> list[str]:

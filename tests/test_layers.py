@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "adapter_task": {"task", "pipelines", "registry", "files", "foundation.base"},
     **{
         name: {name, "adapter_task", "pipelines", "frozen", "files", "diffusion", "data", "metrics"}
-        | {"foundation.base", "foundation.mel", "registry.checkpoint", "registry.lazy"}
+        | {"foundation.base", "foundation.lora", "foundation.mel", "registry.checkpoint", "registry.lazy"}
         for name in MODALITIES
     },
     "routes": {"pipelines", "adapter_task", "registry"},

@@ -129,7 +129,7 @@ def test_folder_round_trip(trained: tuple[TinyTask, Path], tmp_path: Path) -> No
 def test_a_failed_save_leaves_the_old_adapter(trained: tuple[TinyTask, Path], tmp_path: Path, monkeypatch: Any) -> None:
     folder = trained[0].save_adapter(tmp_path / "a")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr("xmodal.adapter_task.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("xmodal.registry.publishing.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         trained[0].save_adapter(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("adapters:export", "publish a checkpoint's adapter as a folder"),
     "models": ("models:models", "the foundation models: cards, licences, sizes, where the weights are"),
     "pull": ("models:pull", "fetch published weights; nothing else downloads any"),
-    "import": ("models:import_", "turn a published checkpoint into a folder to give as card"),
+    "import": ("models:import_", "turn a published model or adapter into a folder to use"),
     "doctor": ("doctor:main", "what works here, which weights are here, what mends the rest"),
     "adapters": ("adapters:adapters", "the built-in adapters"),
     "recipes": ("recipes:main", "the recipes by name, and which overlay fits which; show, copy"),

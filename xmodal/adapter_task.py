@@ -10,15 +10,14 @@ from zlib import crc32
 
 import torch
 import yaml
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from xmodal.files import visit, write_beside
+from xmodal.files import visit
 from xmodal.foundation.base import Adapter
 from xmodal.pipelines import Output, join
-from xmodal.registry.adapters import ADAPTER, CARD, RECIPE, find
+from xmodal.registry.adapters import find
 from xmodal.registry.checkpoint import load_into
-from xmodal.registry.modelcard import model_card
+from xmodal.registry.publishing import publish
 from xmodal.task import Averaged
 
 
@@ -93,25 +92,14 @@ class AdapterTask(Averaged):
     ) -> Path:
         """Write adapter.safetensors, recipe.yaml and a model card; returns the folder.
 
-        Each file replaces its predecessor in one move and the weights come last, so a folder with weights is complete.
-        ``dtype`` casts the floating-point weights. Raises ValueError without a recipe, and for weights that are not finite.
+        ``metrics`` stand in the card, ``dtype`` casts the floating-point weights. Raises ValueError without a recipe, and as
+        `xmodal.registry.publishing.publish` does.
         """
         if self.recipe is None:
             raise ValueError("there is no recipe to save beside the adapter: train through `xmodal fit`, or set task.recipe")
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         section = yaml.safe_load(self.recipe)
-        section = section.get("model", section)
-        weights = {name: _cast(value, dtype) for name, value in self.published.state_dict().items()}
-        wrong = [name for name, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]
-        if wrong:
-            raise ValueError(f"{wrong[0]} of the adapter is not finite{f' in {dtype}' if dtype else ''}: it is not published")
-        card = model_card(folder.name, section, weights, metrics or {})
-        text = yaml.safe_dump({"model": section}, sort_keys=False, allow_unicode=True)
-        write_beside(folder / CARD, lambda path: path.write_text(card, "utf-8"))
-        write_beside(folder / RECIPE, lambda path: path.write_text(text, "utf-8"))
-        write_beside(folder / ADAPTER, lambda path: save_file(weights, path))
-        return folder
+        record = {"measured": {name: float(value) for name, value in metrics.items()}} if metrics else None
+        return publish(Path(folder), section.get("model", section), self.published.state_dict(), record, dtype=dtype)
 
     @abstractmethod
     def make(self, batch: Mapping[str, Any], rows: Sequence[int], generators: list[torch.Generator]) -> Output:
@@ -136,8 +124,3 @@ class AdapterTask(Averaged):
             for row in missing:
                 made.save(row, targets[row])
         return targets
-
-
-def _cast(value: Tensor, dtype: torch.dtype | None) -> Tensor:
-    value = value.detach().cpu()
-    return (value.to(dtype) if dtype is not None and value.is_floating_point() else value).contiguous().clone()

@@ -14,9 +14,9 @@ from torch import Tensor
 from tests.rounding import agree
 from tests.tiny import tiny_sd_parts, tiny_stable_diffusion, tiny_tokenizer, tiny_vocabulary
 from xmodal.audio2image import AudioTokenEmbedder
-from xmodal.audio2image.lora import merge_lora
 from xmodal.audio2image.losses import l1_loss
 from xmodal.foundation.base import ImageGenerator
+from xmodal.foundation.lora import LoRA
 from xmodal.foundation.stable_diffusion import CARDS, StableDiffusion
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -136,7 +136,7 @@ def test_merged_lora_equals_the_public_code() -> None:
     step, model, _ = golden_step()
     tensors = golden("lora")
     before = model.unet.conv_in.weight.clone()
-    assert merge_lora(model.unet, part(tensors, "lora.")) == 32
+    assert LoRA.of(part(tensors, "lora."), Path("lora")).merge(model.unet) == 32
     noisy = step["noisy_latents"]
     found = model.unet(noisy, step["timesteps"], encoder_hidden_states=step["encoder_hidden_states"]).sample
     close(found, tensors["model_pred"], 2e-5)

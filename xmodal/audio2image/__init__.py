@@ -8,15 +8,20 @@ if TYPE_CHECKING:
     from xmodal.audio2image.embedder import AudioTokenEmbedder, MeanPoolEmbedder
     from xmodal.audio2image.pipeline import AudioTokenOutput, AudioTokenPipeline
     from xmodal.audio2image.task import AudioToken
+    from xmodal.audio2image.textual_inversion import LearnedWord, TextualInversionPipeline
 
 # What each task becomes in use: a pipeline is built without its task, which needs a trainer.
-PIPELINES = {"AudioToken": "AudioTokenPipeline"}
+PIPELINES = {"AudioToken": "AudioTokenPipeline", "TextualInversionPipeline": "TextualInversionPipeline"}
+# What `xmodal import` makes adapters of: kind -> the function that reads a published file.
+IMPORTS = {"audiotoken": "published.audiotoken", "textual-inversion": "published.textual_inversion"}
 _HOMES = {
     "AudioToken": "task",
     "AudioTokenEmbedder": "embedder",
     "AudioTokenOutput": "pipeline",
     "AudioTokenPipeline": "pipeline",
+    "LearnedWord": "textual_inversion",
     "MeanPoolEmbedder": "embedder",
+    "TextualInversionPipeline": "textual_inversion",
 }
 __all__ = [*_HOMES]  # noqa: PLE0604
 __getattr__ = lazily(__name__, _HOMES)

@@ -70,7 +70,7 @@ class AudioTokenPipeline(Pipeline):
 
     takes: ClassVar[tuple[str, ...]] = ("audio",)
     makes: ClassVar[str] = "image"
-    PARTS = ("encoder", "generator", "adapter")
+    PARTS: ClassVar[tuple[str, ...]] = ("encoder", "generator", "adapter")
 
     def __init__(
         self,

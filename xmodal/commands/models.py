@@ -50,11 +50,19 @@ def pull(arguments: Sequence[str]) -> None:
 
 def import_(arguments: Sequence[str]) -> None:
     """Convert a published checkpoint."""
-    from xmodal.registry.importer import import_weights, kinds
+    from xmodal.registry.importer import adapters, import_weights, kinds
 
-    parser = ArgumentParser("xmodal import", description="Turn a published checkpoint into a folder to give as card.")
-    parser.add_argument("kind", metavar="KIND", help=f"the model it is of: {', '.join(kinds())}")
+    text = "Turn a published checkpoint into a folder: of a model one to give as card, of an adapter one for xmodal.pipeline()."
+    parser = ArgumentParser("xmodal import", description=text)
+    parser.add_argument("kind", metavar="KIND", help=f"models: {', '.join(kinds())}; adapters: {', '.join(adapters())}")
     parser.add_argument("file", type=Path, metavar="FILE", help="as its publisher offers it; nothing in it is executed")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="FOLDER", help="receives weights, sizes and a note")
-    options = parser.parse_args(arguments)
-    print(import_weights(options.kind, options.file, options.output))
+    group = parser.add_argument_group("adapters", "defaults are the models that they were trained with")
+    group.add_argument("--generator", metavar="CARD", help="of the model that makes pictures or sounds: name, path or hub id")
+    group.add_argument("--encoder", metavar="CARD", help="of the model that hears or sees")
+    group.add_argument("--target", metavar="CARD", help="v2a-mapper: of the model whose embeddings of sounds it learnt")
+    group.add_argument("--lora", type=Path, metavar="FILE", help="audiotoken: low-rank weights that were trained beside it")
+    group.add_argument("--token", metavar="WORD", help="textual-inversion: what stands for it in prompts, such as '<cat>'")
+    options = vars(parser.parse_args(arguments))
+    kind, file, folder = (options.pop(name) for name in ("kind", "file", "output"))
+    print(import_weights(kind, file, folder, **{name: value for name, value in options.items() if value is not None}))

@@ -6,6 +6,7 @@ h and w latent rows and columns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from xmodal.diffusion.sampling import Generators, sample, with_guidance
 from xmodal.diffusion.schedules import check_scheduler, prediction_of
 from xmodal.diffusion.training import denoising_loss
 from xmodal.foundation.base import Card, ImageGenerator, check_vocabulary, find_card
+from xmodal.foundation.lora import LoRA
 from xmodal.frozen import Frozen
 from xmodal.registry.cards import any_card, locate
 from xmodal.registry.checkpoint import read_json, read_module, read_scheduler
@@ -45,15 +47,29 @@ class StableDiffusion(ImageGenerator):
             ``scheduler``), or a hub id ``owner/name``.
         dtype: of the weights in memory: float32 (leave lower precision to the trainer's autocast), bfloat16, float16.
         local_files_only: a hub id is looked up in the local hub cache only; False permits the download (some 5 GB).
+        lora: a file of low-rank weights that is merged into the UNet (`xmodal.foundation.lora`); default none.
+        lora_scale: how much of it.
 
     Raises ValueError for an unknown card or parts that do not fit, FileNotFoundError where weights are missing.
     """
 
-    def __init__(self, card: str = "mini", dtype: str = "float32", local_files_only: bool = True) -> None:
+    def __init__(
+        self,
+        card: str = "mini",
+        dtype: str = "float32",
+        local_files_only: bool = True,
+        lora: Path | None = None,
+        lora_scale: float = 1.0,
+    ) -> None:
         super().__init__()
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+        if not math.isfinite(lora_scale):
+            raise ValueError(f"lora_scale {lora_scale} is not a finite number")
+        low_rank = None if lora is None else LoRA.read(Path(lora))  # before gigabytes are
         self._assemble(**read_parts(locate(card_of(card), local_files_only), DTYPES[dtype]))
+        if low_rank is not None:
+            low_rank.merge(self.unet, lora_scale)
 
     @classmethod
     def from_parts(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ADAPTER, RECIPE, CARD = "adapter.safetensors", "recipe.yaml", "README.md"
 FILES = (ADAPTER, RECIPE, CARD)
+LORA = "lora.safetensors"  # low-rank weights of a frozen part that belong to the adapter, where there are any
 RUN = "the run of `xmodal fit` that wrote it"
 
 
@@ -140,7 +141,17 @@ def _folder(name: str, folder: Path) -> Found:
         text = (folder / RECIPE).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{folder / RECIPE} is not UTF-8 text: get the folder again") from error
-    return Found(name, folder, parse(text, str(folder / RECIPE)))
+    return Found(name, folder, _in_folder(parse(text, str(folder / RECIPE)), folder))
+
+
+def _in_folder(node: Any, folder: Path) -> Any:
+    """A recipe's options, with the place of the file of low-rank weights that lies beside it."""
+    if not isinstance(node, dict):
+        return node
+    return {
+        name: str(folder / LORA) if name == "lora" and value == LORA else _in_folder(value, folder)
+        for name, value in node.items()
+    }
 
 
 def _checkpoint(path: Path) -> Any:
@@ -159,7 +170,9 @@ def _from_hub(name: str, revision: str | None, token: str | None, local_files_on
 
     local = offline() if local_files_only is None else local_files_only
     try:
-        return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=[*FILES], local_files_only=local))
+        return Path(
+            snapshot_download(name, revision=revision, token=token, allow_patterns=[*FILES, LORA], local_files_only=local)
+        )
     except Exception as error:  # its network libraries' own kinds have changed from version to version
         start = f"the adapter {name!r} is not on this machine ({', '.join(FILES)}; size unknown; from {page})"
         if local:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -62,6 +63,15 @@ def read_tensors(path: Path, origin: str) -> dict[str, Tensor]:
     except Exception as error:
         reason = f"{type(error).__name__}: {_reason(error)}"
         raise ValueError(f"{path} is damaged or not a safetensors file ({reason}): get it again from {origin}") from error
+
+
+def read_file(path: Path, origin: str) -> tuple[Any, dict[str, str]]:
+    """Return what `read_tensors` or, by the suffix, `read_pickle` gives, and a safetensors file's header."""
+    if path.suffix != ".safetensors":
+        return read_pickle(path, origin), {}
+    tensors = read_tensors(path, origin)
+    with safe_open(path, "pt") as file:
+        return tensors, file.metadata() or {}
 
 
 def _check_is_file(path: Path, mend: str) -> None:

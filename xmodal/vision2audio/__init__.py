@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # What each task becomes in use: a pipeline is built without its task, which needs a trainer.
 PIPELINES = {"V2AMapper": "V2AMapperPipeline"}
+IMPORTS = {"v2a-mapper": "published.v2a_mapper"}  # see xmodal.audio2image
 _HOMES = {
     "DiffusionMapper": "diffusion_mapper",
     "LinearMapper": "regression",

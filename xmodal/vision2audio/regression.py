@@ -7,6 +7,7 @@ Letters: B batch, d1 source width, d2 target width.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xmodal.registry.checkpoint import load_into, only_tensors, read_pickle, read_tensors
+from xmodal.registry.checkpoint import load_into, only_tensors, read_file
 from xmodal.vision2audio.mapper import Mapper, SourceNorm
 
 LOSSES = ("mse", "cosine")
+LIBRARY = re.compile(r"net\.\d+(\.\d+)?\.(weight|bias)")  # keys of dalle2-pytorch's MLP
 
 
 class _Regression(Mapper):
@@ -117,10 +119,13 @@ class RegressionMapper(_Regression):
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    origin = "whoever published it"
-    content = read_tensors(path, origin) if path.suffix == ".safetensors" else read_pickle(path, origin)
+    content, _ = read_file(path, "whoever published it")
     wrapped = isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping)
     state = only_tensors(content, path, "state_dict" if wrapped else None)
+    if wrong := [key for key, value in state.items() if not value.is_floating_point()]:
+        raise ValueError(
+            f"{path} holds {wrong[0]} as {state[wrong[0]].dtype}, but expected real numbers: it is another model's file"
+        )
     return {key.removeprefix("module."): value.float() for key, value in state.items()}
 
 
@@ -129,7 +134,7 @@ def _rename(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     renamed = {}
     for key, value in state.items():
         head, _, tail = key.rpartition(".")
-        if head not in places and not key.startswith("net."):
+        if head not in places and not LIBRARY.fullmatch(key):
             raise ValueError(
                 f"{path} holds {key!r}, but expected linear, layer_norm, linear2, or net: it is another mapper's file"
             )
