@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -234,3 +235,38 @@ def test_a_prompt_without_its_place_is_refused_at_once(capsys: pytest.CaptureFix
 def test_an_adapter_of_another_kind_is_refused_before_it_is_built() -> None:
     with pytest.raises(ValueError, match="v2a-mini makes audio of image, video, not image"):
         run(["generate", "bell.wav", "--to", "image", "--adapter", "v2a-mini"])
+
+
+class SmallMemory:
+    """Paints each sound's name's length; more than two pictures at once do not fit."""
+
+    takes, makes, seconds = ("audio",), "image", 1.0
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def __call__(self, sounds: list[Path], num_images_per_prompt: int, generator: Any, batch_size: int, **_: Any) -> Any:
+        self.calls.append(len(sounds) * num_images_per_prompt)
+        if min(self.calls[-1], batch_size) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if any("broken" in str(each) for each in sounds):
+            raise ValueError("broken sound")
+        shades = [len(Path(each).stem) for each in sounds for _ in range(num_images_per_prompt)]
+        return SimpleNamespace(images=[Image.new("L", (2, 2), shade) for shade in shades])
+
+
+@pytest.mark.parametrize(("num", "calls"), [(1, [5, 2, 2, 1, 1, 1]), (3, [6, 3, 3, 3, 3, 3, 3])])
+def test_fewer_at_once_where_memory_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num: int, calls: list[int]) -> None:
+    pipe, heard = SmallMemory(), []
+    monkeypatch.setattr(generation, "pipeline", lambda _, **options: pipe)
+    monkeypatch.setattr(generation, "route", lambda to, source: "any")
+    for name in ("a", "bb", "ccc", "broken", "eeeee"):
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(160), 16_000)
+    inputs = [tmp_path / f"{name}.wav" for name in ("a", "bb", "ccc", "broken", "eeeee")]
+    made = list(
+        generation.generate(inputs, "image", output=tmp_path / "out", num=num, failed=lambda each, error: heard.append(each.stem))
+    )
+    assert heard == ["broken"]
+    assert len(made) == 4 * num
+    assert all(Image.open(path).getpixel((0, 0)) == len(path.stem.partition("-")[0]) for path in made)
+    assert pipe.calls[: len(calls)] == calls

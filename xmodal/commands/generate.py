@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from xmodal.registry.adapters import find
 from xmodal.routes import kind_of, pipeline, route, ways
 
 LONGEST_NAME = 255 - 24  # bytes of a file's name that file systems take, less what an unfinished file has in front
-AT_ONCE = 8  # sounds made in one call; each has its own noise, so the number changes nothing but the speed
+AT_ONCE = 8  # results made in one call; each has its own noise, so the number changes nothing but the speed, and roundings
 
 
 Failed = Callable[[Asked, Exception], None]
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--guidance", type=finite, metavar="G", help="classifier-free guidance (default: the adapter's own)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0; each result has its own stream of random numbers")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    fewer = f"results made at once (default: {AT_ONCE}; fewer where the device's memory ends)"
+    parser.add_argument("--batch-size", type=positive, default=AT_ONCE, metavar="N", help=fewer)
     parser.add_argument("--resume", action="store_true", help="pass over results that are there already")
     parser.add_argument("--commercial", action="store_true", help=COMMERCIAL)
     trust(parser)
@@ -85,6 +88,7 @@ def generate(
     guidance: float | None = None,
     seed: int = 0,
     device: str = "auto",
+    batch_size: int = AT_ONCE,
     resume: bool = False,
     spectrogram: bool = False,
     trust: bool = False,
@@ -94,12 +98,14 @@ def generate(
 ) -> Iterator[Path]:
     """Make ``num`` results of each input and yield the path of each file as it is written.
 
-    A result depends on its input, its number and ``seed`` alone, not on what else is asked for.
+    A result depends on its input, its number and ``seed`` alone, not on what else is asked for, but for rounding: those that are
+    made at once share matrix products.
 
     Args:
         inputs: files, folders of them, or (for sounds) texts; a .txt file holds one text per line.
         to: ``image`` or ``audio``.
         adapter: name, folder, hub id or checkpoint; default: the built-in one for each input's modality.
+        batch_size: results made at once; halved where the device's memory does not suffice.
         resume: pass over results that are there already.
         spectrogram: a picture of each sound beside it, STEM.spectrogram.png.
         trust: import classes that an adapter's recipe names and that are neither xmodal's nor an installed plugin's.
@@ -126,6 +132,7 @@ def generate(
     visit(folder)
     options = {name: value for name, value in options.items() if value is not None}
     make = _pictures if to == "image" else _waveforms
+    at_once = max(1, batch_size // num)
     for name in dict.fromkeys(names.values()):
         pipe = pipeline(name, trust=trust, device=_device(device))
         for option in options:
@@ -133,9 +140,11 @@ def generate(
                 raise ValueError(f"the adapter {name} has no option {option}: leave it out")
         mine = [each for each in asked if names[each] == name]
         if resume:
-            mine = _unfinished(mine, targets, 1 if to == "image" else max(1, AT_ONCE // num))
-        options_of_call = {**options, "num_inference_steps": steps, "guidance_scale": guidance}
-        for each, made in _one_by_one(make, pipe, mine, num, seed, options_of_call, failed=failed):
+            mine = [each for group in _groups(mine, at_once) if not all(_done(targets[one]) for one in group) for each in group]
+        call = {**options, "num_inference_steps": steps, "guidance_scale": guidance}
+        if "batch_size" in signature(type(pipe).__call__).parameters:
+            call["batch_size"] = batch_size
+        for each, made in _made(partial(make, pipe, num, seed), mine, at_once, call, failed):
             if resume and _done(targets[each]):
                 continue  # made again beside what was missing, and the same
             try:
@@ -168,16 +177,12 @@ def _done(targets: Sequence[Path]) -> bool:
     return all(path.exists() for path in targets)
 
 
-def _unfinished(asked: Sequence[Asked], targets: dict[Asked, list[Path]], at_once: int) -> list[Asked]:
-    """Inputs that are made in one call with one that has no result yet: in another company, roundings would differ."""
-    kept: list[Asked] = []
+def _groups(asked: Sequence[Asked], at_once: int) -> Iterator[list[Asked]]:
+    """Inputs that go into one call: of one modality, a video alone, for its sound is as long as its pictures."""
     for kind in dict.fromkeys(each.modality for each in asked):
         same = [each for each in asked if each.modality == kind]
         step = 1 if kind == "video" else at_once
-        for start in range(0, len(same), step):
-            some = same[start : start + step]
-            kept += some if not all(_done(targets[each]) for each in some) else []
-    return kept
+        yield from (same[start : start + step] for start in range(0, len(same), step))
 
 
 def _names(asked: Asked, num: int, suffix: str) -> list[str]:
@@ -190,56 +195,61 @@ def _noise(num: int, seed: int) -> list[Any]:
     return [torch.Generator().manual_seed(seed + number) for number in range(num)]
 
 
-def _pictures(pipe: Any, asked: list[Asked], num: int, seed: int, options: dict[str, Any]) -> Iterator[tuple[Asked, list[Any]]]:
-    for each in asked:
-        made = pipe(each.content, num_images_per_prompt=num, generator=_noise(num, seed), **options)
-        yield each, made.images
+def _pictures(pipe: Any, num: int, seed: int, asked: list[Asked], call: dict[str, Any]) -> Iterator[list[Any]]:
+    """The pictures of each input of a group, in one call."""
+    noise = [one for _ in asked for one in _noise(num, seed)]
+    made = pipe([each.content for each in asked], num_images_per_prompt=num, generator=noise, **call)
+    yield from (made.images[index * num : (index + 1) * num] for index in range(len(asked)))
 
 
-def _waveforms(pipe: Any, asked: list[Asked], num: int, seed: int, options: dict[str, Any]) -> Iterator[tuple[Asked, list[Any]]]:
-    """Texts and pictures in calls of several; a video alone, for its sound is as long as its pictures."""
-    for kind in dict.fromkeys(each.modality for each in asked):
-        same = [each for each in asked if each.modality == kind]
-        step = 1 if kind == "video" else max(1, AT_ONCE // num)
-        for start in range(0, len(same), step):
-            some = same[start : start + step]
-            given = dict(options)
-            length = given.pop("audio_length_in_s", None)
-            if kind == "video" and length is None:
-                from xmodal.data.video import video_duration
+def _waveforms(pipe: Any, num: int, seed: int, asked: list[Asked], call: dict[str, Any]) -> Iterator[list[Any]]:
+    """The sounds of each input of a group, in one call."""
+    given = dict(call)
+    length = given.pop("audio_length_in_s", None)
+    if asked[0].modality == "video" and length is None:
+        from xmodal.data.video import video_duration
 
-                length = min(video_duration(some[0].content), pipe.seconds)
-            length = pipe.seconds if length is None else length
-            if not length > 0:
-                raise ValueError(f"audio_length_in_s must be above 0, not {length}")
-            # A generator knows only the length of its training: what is shorter is cut from that, or it would be near silence.
-            given["audio_length_in_s"] = max(length, pipe.seconds)
-            noise = [one for _ in some for one in _noise(num, seed)]
-            made = pipe([str(each.content) for each in some], num_waveforms_per_prompt=num, generator=noise, **given)
-            audios = made.audios[..., : max(1, round(length * made.sampling_rate))] if length < pipe.seconds else made.audios
-            for index, each in enumerate(some):
-                yield each, [(audio, made.sampling_rate) for audio in audios[index * num : (index + 1) * num]]
+        length = min(video_duration(asked[0].content), pipe.seconds)
+    length = pipe.seconds if length is None else length
+    if not length > 0:
+        raise ValueError(f"audio_length_in_s must be above 0, not {length}")
+    # A generator knows only the length of its training: what is shorter is cut from that, or it would be near silence.
+    given["audio_length_in_s"] = max(length, pipe.seconds)
+    noise = [one for _ in asked for one in _noise(num, seed)]
+    made = pipe([str(each.content) for each in asked], num_waveforms_per_prompt=num, generator=noise, **given)
+    audios = made.audios[..., : max(1, round(length * made.sampling_rate))] if length < pipe.seconds else made.audios
+    for index in range(len(asked)):
+        yield [(audio, made.sampling_rate) for audio in audios[index * num : (index + 1) * num]]
 
 
-def _one_by_one(make: Any, pipe: Any, asked: list[Asked], *rest: Any, failed: Failed | None) -> Iterator[tuple[Asked, list[Any]]]:
-    """What ``make`` makes of each input; of those that it cannot make anything of, ``failed`` hears instead."""
-    left, step = list(asked), len(asked)
-    while left:
-        some = left[:step]
+def _made(
+    make: Callable[..., Iterator[list[Any]]], asked: list[Asked], at_once: int, call: dict[str, Any], failed: Failed | None
+) -> Iterator[tuple[Asked, list[Any]]]:
+    """What ``make`` makes of each input, group by group; of those that it can make nothing of, ``failed`` hears instead."""
+    import torch
+
+    waiting = list(_groups(asked, at_once))
+    while waiting:
+        group = waiting.pop(0)
         try:
-            for each, made in make(pipe, some, *rest):
-                left.remove(each)
-                yield each, made
-            step = len(asked)
+            results = list(make(group, call))
+        except torch.OutOfMemoryError:
+            if len(group) == 1 and call.get("batch_size", 1) == 1:
+                raise
+            torch.cuda.empty_cache()
+            at_once = max(1, len(group) // 2)
+            if "batch_size" in call:
+                call["batch_size"] = max(1, call["batch_size"] // 2)
+            waiting = list(_groups([*group, *(each for one in waiting for each in one)], at_once))
         except (ValueError, OSError) as error:
             if failed is None:
                 raise
-            if len(some) > 1:  # one of those that were made together: the next ones alone, until it is found
-                step = 1
-                continue
-            failed(some[0], error)
-            left.remove(some[0])
-            step = len(asked)
+            if len(group) > 1:  # one of those that were made together: each alone, and the others go on as before
+                waiting = [*([each] for each in group), *waiting]
+            else:
+                failed(group[0], error)
+        else:
+            yield from zip(group, results, strict=True)
 
 
 def _write(target: Path, made: Any, asked: Asked, spectrogram: bool) -> Iterator[Path]:
