@@ -7,7 +7,8 @@ _HOMES = {
     "AIC": "zero_shot", "AIS": "win_rate", "AVAlign": "av_align", "CMMD": "kernel", "compare": "protocol",
     "CosineScore": "cosine", "CS": "cosine", "DeSync": "desync", "FrechetDistance": "frechet", "IIS": "win_rate",
     "InceptionScore": "inception", "KAD": "kernel", "KernelDistance": "kernel", "KID": "kernel", "KLDivergence": "kl",
-    "mean_opinion": "human", "ModalityGap": "modality_gap", "PRDC": "prdc", "preference": "human", "Protocol": "protocol",
+    "krippendorff_alpha": "human", "mean_opinion": "human", "ModalityGap": "modality_gap", "PRDC": "prdc",
+    "preference": "human", "Protocol": "protocol",
     "Result": "protocol", "Retrieval": "retrieval", "TagAccuracy": "tags", "WinRate": "win_rate",
 }  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +40,34 @@ def mean_opinion(ratings: np.ndarray) -> Opinion:
     table = np.asarray(ratings, np.float64)
     if table.ndim != 2 or min(table.shape) < 1 or table.shape[0] < 2 or not np.isfinite(table).all():
         raise ValueError(f"expected a full table of at least 2 items by 1 rater, got {table.shape} or a missing rating")
-    return Opinion(float(table.mean()), float(table.std(ddof=1)), _half(table.ravel()), _half(table.mean(axis=1)))
+    return opinion(table)
+
+
+def opinion(ratings: Sequence[Sequence[float]] | np.ndarray) -> Opinion:
+    """The ratings of each item, which may differ in number -> `Opinion`.
+
+    Raises ValueError for fewer than 2 items, an item without a rating, or a rating that is not finite.
+    """
+    rows = [np.asarray(row, np.float64) for row in ratings]
+    if len(rows) < 2 or not all(row.ndim == 1 and len(row) and np.isfinite(row).all() for row in rows):
+        raise ValueError(f"expected ratings of at least 2 items, each with at least one rating, got {len(rows)} items")
+    every = np.concatenate(rows)
+    return Opinion(float(every.mean()), float(every.std(ddof=1)), _half(every), _half(np.array([row.mean() for row in rows])))
+
+
+def krippendorff_alpha(ratings: Sequence[Sequence[float]]) -> float:
+    """Agreement of raters about items (Krippendorff 2011, interval data): 1 all agree, 0 as by chance, below 0 they contradict.
+
+    ``ratings`` are those that each item has; items with one rating say nothing. NaN where all ratings are the same, or no item
+    has two.
+    """
+    rows = [np.asarray(row, np.float64) for row in ratings if len(row) > 1]
+    if not rows:
+        return math.nan
+    every = np.concatenate(rows)
+    observed = sum(2 * len(row) * float(row.var()) * len(row) / (len(row) - 1) for row in rows) / len(every)
+    expected = 2 * len(every) * float(every.var()) / (len(every) - 1)
+    return 1 - observed / expected if expected else math.nan
 
 
 def preference(wins: int, total: int) -> Preference:
