@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("evaluate:evaluate", "metrics of made against real, from two folders, with a report"),
     "compare": ("evaluate:compare", "paired differences of two evaluations"),
     "export": ("adapters:export", "publish a checkpoint's adapter as a folder"),
+    "push": ("adapters:push", "send an adapter to the Hugging Face hub"),
     "models": ("models:models", "the foundation models: cards, licences, sizes, where the weights are"),
     "pull": ("models:pull", "fetch published weights; nothing else downloads any"),
     "import": ("models:import_", "turn a published model or adapter into a folder to use"),
