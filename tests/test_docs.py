@@ -21,7 +21,7 @@ SHORTER = (
 )
 # What is not in this folder: weights, data sets, earlier runs, the network, another package.
 ABSENT = re.compile(
-    r"answers/|learned_embeds|v2a_mapper_mlps|pull |--config (?!\S*mini\b)|acme-ear|BEATs_iter3|MANIFEST|compare |"
+    r"answers/|learned_embeds|v2a_mapper_mlps|pull |push |--config (?!\S*mini\b)|acme-ear|BEATs_iter3|MANIFEST|compare |"
     r"--ckpt_path last|vggsound"
 )
 

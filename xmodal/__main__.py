@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("evaluate:compare", "paired differences of two evaluations"),
     "study": ("study:study", "ask people: make a page over folders of results, analyse the answers"),
     "export": ("adapters:export", "publish a checkpoint's adapter as a folder"),
+    "push": ("adapters:push", "send an adapter to the Hugging Face hub"),
     "models": ("models:models", "the foundation models: cards, licences, sizes, where the weights are"),
     "pull": ("models:pull", "fetch published weights; nothing else downloads any"),
     "import": ("models:import_", "turn a published model or adapter into a folder to use"),

@@ -17,11 +17,12 @@ from xmodal.foundation.base import Adapter
 from xmodal.pipelines import Output, join
 from xmodal.registry.adapters import find
 from xmodal.registry.checkpoint import load_into
+from xmodal.registry.hub import Shared
 from xmodal.registry.publishing import publish
 from xmodal.task import Averaged
 
 
-class AdapterTask(Averaged):
+class AdapterTask(Averaged, Shared):
     """Trains ``self.adapter``, alone or with its moving average.
 
     A subclass builds its parts, then calls :meth:`adopt` with the adapter; :meth:`predict_step` makes its results by
@@ -80,7 +81,24 @@ class AdapterTask(Averaged):
 
         ``parts`` and ``trust`` as in ``from_checkpoint``.
         """
-        found = find(folder)
+        return cls.from_pretrained(folder, trust=trust, **parts)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        local_files_only: bool | None = None,
+        trust: bool = False,
+        **parts: Any,
+    ) -> Self:
+        """Rebuild a task, in eval mode, from any name of `xmodal.registry.adapters.find`, which has the first four arguments.
+
+        ``parts`` and ``trust`` as in ``from_checkpoint``.
+        """
+        found = find(name, revision, token, local_files_only)
         task = cls._rebuilt(found, trust, parts)
         load_into(task.adapter, found.weights(), found.place)
         if task.average is not None:
@@ -88,18 +106,29 @@ class AdapterTask(Averaged):
         return task.eval()
 
     def save_adapter(
-        self, folder: str | Path, metrics: Mapping[str, float] | None = None, dtype: torch.dtype | None = None
+        self,
+        folder: str | Path,
+        metrics: Mapping[str, float] | None = None,
+        dtype: torch.dtype | None = None,
+        name: str | None = None,
     ) -> Path:
         """Write adapter.safetensors, recipe.yaml and a model card; returns the folder.
 
-        ``metrics`` stand in the card, ``dtype`` casts the floating-point weights. Raises ValueError without a recipe, and as
-        `xmodal.registry.publishing.publish` does.
+        ``metrics`` stand in the card, which calls the adapter ``name`` (default: the folder's); ``dtype`` casts the
+        floating-point weights. Raises ValueError without a recipe, and as `xmodal.registry.publishing.publish` does.
         """
         if self.recipe is None:
             raise ValueError("there is no recipe to save beside the adapter: train through `xmodal fit`, or set task.recipe")
         section = yaml.safe_load(self.recipe)
-        record = {"measured": {name: float(value) for name, value in metrics.items()}} if metrics else None
-        return publish(Path(folder), section.get("model", section), self.published.state_dict(), record, dtype=dtype)
+        record = self.recorded()
+        if metrics:
+            scores = {score: float(value) for score, value in metrics.items()}
+            record["measured"] = {**record.get("measured", {}), **scores}
+        return publish(Path(folder), section.get("model", section), self.published.state_dict(), record, name, dtype)
+
+    def publish(self, folder: Path, name: str | None = None) -> Path:
+        """See `xmodal.registry.hub.Shared`."""
+        return self.save_adapter(folder, name=name)
 
     @abstractmethod
     def make(self, batch: Mapping[str, Any], rows: Sequence[int], generators: list[torch.Generator]) -> Output:

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.data.values import finite
-from xmodal.registry.adapters import Found
-from xmodal.registry.build import Builder
+from xmodal.registry.adapters import Found, find
+from xmodal.registry.build import Builder, kind_of
 from xmodal.registry.checkpoint import load_into
+from xmodal.registry.hub import Shared
+from xmodal.registry.publishing import publish
 
 Generators = torch.Generator | list[torch.Generator] | None
 Callback = Callable[[int, int], None]
@@ -49,7 +51,7 @@ class SoundOutput(Output):
         return write_sound(path, sound.mT if sound.ndim == 2 else sound, self.sampling_rate)
 
 
-class Pipeline(ABC):
+class Pipeline(Shared, ABC):
     """The callable of a trained adapter.
 
     A subclass says what it ``takes`` (modalities, the one that it is for first) and ``makes``, and names its parts by ``PARTS``
@@ -64,6 +66,7 @@ class Pipeline(ABC):
 
     guidance_scale: float
     num_inference_steps: int
+    found: Found | None = None  # what it was built from, where that still describes it
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -92,7 +95,36 @@ class Pipeline(ABC):
             raise ValueError(f"{found.place} holds no recipe: there is nothing to build a pipeline from")
         made = cls.from_recipe(Options(found.recipe, Builder(str(found.place), trust), parts))
         load_into(getattr(made, cls.ADAPTER), found.weights(), found.place)
+        made.found = None if parts else found
         return made
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        local_files_only: bool | None = None,
+        trust: bool = False,
+        **parts: Any,
+    ) -> Self:
+        """Load a published adapter of this pipeline's own kind; arguments and errors as of `xmodal.pipeline`."""
+        found = find(name, revision, token, local_files_only)
+        kind = buildable(kind_of(found.class_path, str(found.place), trust))
+        if kind is None or not issubclass(kind, cls):
+            raise ValueError(f"{found.place} holds a {found.class_path}, which is not for a {cls.__name__}: use xmodal.pipeline")
+        return kind.from_found(found, trust, **parts)
+
+    def publish(self, folder: Path, name: str | None = None) -> Path:
+        """See `xmodal.registry.hub.Shared`: recipe and record are those that it was loaded from."""
+        if self.found is None:
+            raise ValueError(
+                f"this {type(self).__name__} was not loaded from a published adapter, or has other parts than that, so no recipe "
+                "describes it: save its task by task.save_pretrained"
+            )
+        weights = getattr(self, self.ADAPTER).state_dict()
+        return publish(folder, self.found.recipe or {}, weights, self.found.record, name)
 
     # ---- parts and where they are
 
@@ -242,6 +274,13 @@ class Options:
         for name in self.given:
             if name not in known:
                 raise ValueError(f"{self.of.rpartition('.')[2]} has no option {name!r}: {suggest(name, known)}")
+
+
+def buildable(kind: type) -> type[Pipeline] | None:
+    """Return the pipeline class that a recipe can be built into, or None where only the task can build it."""
+    made = kind if issubclass(kind, Pipeline) else getattr(kind, "pipeline_class", None)
+    own = made is not None and made.from_recipe.__func__ is not Pipeline.from_recipe.__func__  # type: ignore[union-attr, attr-defined]
+    return made if own else None
 
 
 def join(factory: Callable[[int, int], nn.Module], in_dim: int, out_dim: int) -> Any:

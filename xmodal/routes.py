@@ -6,18 +6,14 @@ Nothing heavy is imported before a pipeline is asked for, and a trainer only whe
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xmodal.registry import renamed
-from xmodal.registry.adapters import Found, built_in, find
-from xmodal.registry.build import Builder
+from xmodal.registry.adapters import built_in, find
+from xmodal.registry.build import kind_of
 
 if TYPE_CHECKING:
     import torch
-
-    from xmodal.pipelines import Pipeline
 
 
 def pipeline(
@@ -43,8 +39,10 @@ def pipeline(
 
     Raises ValueError for a name that is none of these, with the nearest built-in ones, and for a recipe that cannot be built.
     """
+    from xmodal.pipelines import buildable
+
     found = find(name, revision, token, local_files_only)
-    kind = buildable(kind_of(found, trust)) if found.recipe is not None else None
+    kind = buildable(kind_of(found.class_path, str(found.place), trust)) if found.recipe is not None else None
     if kind is not None:
         made = kind.from_found(found, trust, **parts)
     else:  # a task whose pipeline can be had from itself alone
@@ -52,32 +50,6 @@ def pipeline(
 
         made = AdapterTask.from_folder(found.place, trust, **parts).pipeline()
     return made if device is None and dtype is None else made.to(device, dtype)
-
-
-def kind_of(found: Found, trust: bool = False) -> type:
-    """Return what says what an adapter takes and makes: its pipeline class, as its package names it, or else its task.
-
-    A package names the pipelines of its tasks by ``PIPELINES``, so that no trainer is imported for inference.
-    """
-    builder = Builder(str(found.place), trust)
-    module, _, task = renamed.class_path(found.class_path).rpartition(".")
-    if builder.permits(module):
-        package = import_module(module)
-        named = getattr(package, "PIPELINES", {}).get(task)
-        if named is not None:
-            return getattr(package, named)
-    from lightning.pytorch import LightningModule
-
-    return builder.kind(found.class_path, (LightningModule,), "model")
-
-
-def buildable(kind: type) -> type[Pipeline] | None:
-    """Return the pipeline class that a recipe can be built into, or None where only the task can build it."""
-    from xmodal.pipelines import Pipeline
-
-    made = kind if issubclass(kind, Pipeline) else getattr(kind, "pipeline_class", None)
-    own = made is not None and made.from_recipe.__func__ is not Pipeline.from_recipe.__func__  # type: ignore[union-attr, attr-defined]
-    return made if own else None
 
 
 @cache
@@ -88,7 +60,7 @@ def ways() -> dict[tuple[str, str], tuple[str, ...]]:
     """
     found: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for name in built_in():
-        kind: Any = kind_of(find(name))
+        kind: Any = kind_of(find(name).class_path, name)
         for place, source in enumerate(kind.takes):
             found.setdefault((source, kind.makes), []).append((place, name))
     return {way: tuple(name for _, name in sorted(names)) for way, names in found.items()}

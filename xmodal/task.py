@@ -20,6 +20,7 @@ from xmodal.frozen import Feature
 from xmodal.pipelines import Pipeline
 from xmodal.registry.adapters import Found, find
 from xmodal.registry.build import Builder
+from xmodal.registry.modelcard import versions
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
@@ -29,13 +30,15 @@ class Task(LightningModule):
     """Trains whatever in it asks for gradients.
 
     ``recipe`` is the resolved ``model:`` section as YAML text. The CLI sets it; from Python it may stay None, and
-    then the parts must be given again when the result is loaded. No hyper-parameters are stored besides.
+    then the parts must be given again when the result is loaded. No hyper-parameters are stored besides. ``record`` says what
+    it was made from (`xmodal.registry.modelcard`); steps, epochs, versions and validation are added from the trainer.
 
     ``pipeline_class`` is what the task becomes in use. It says what the task ``takes`` (modalities, the one that it is for
     first) and ``makes`` (``image`` or ``audio``); a task without it says so itself, or makes nothing.
     """
 
     recipe: str | None = None
+    record: Mapping[str, Any] | None = None
     feature_dtype: torch.dtype | None = None
     pipeline_class: ClassVar[type[Pipeline] | None] = None
     suite: Any = None  # how `xmodal test` judges what it makes: a suite's name, or an `evaluation.suites.Suite`
@@ -179,7 +182,16 @@ class Task(LightningModule):
             if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
                 raise ValueError(f"{name} is not finite: no checkpoint is written, and the last one stays as it is")
         if self.recipe is not None:
-            checkpoint["recipe"] = self.recipe
+            checkpoint["recipe"], checkpoint["record"] = self.recipe, self.recorded()
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what the model card tells of a training, as far as it is known."""
+        found = dict(self.record or {})
+        if self._trainer is not None and self.global_step:
+            found |= {"steps": self.global_step, "epochs": self.current_epoch, "versions": versions()}
+            scores = {name: float(value) for name, value in self._trainer.callback_metrics.items() if name.startswith("val/")}
+            found |= {"validated": scores} if scores else {}
+        return found
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, trust: bool = False, **parts: Any) -> Self:
@@ -205,6 +217,7 @@ class Task(LightningModule):
         if not isinstance(task, cls):
             raise TypeError(f"{found.place} holds a {class_path.rpartition('.')[2]}, not a {cls.__name__}")
         task.recipe = yaml.safe_dump(found.recipe, sort_keys=False, allow_unicode=True)
+        task.record = found.record
         return task
 
 

@@ -303,10 +303,7 @@ def reader() -> StableDiffusion:
     return StableDiffusion.from_parts(**parts)
 
 
-ONE = ("diffusers_flat", "diffusers_row", "a1111_one")  # word; several in a row are more than a prompt takes yet
-
-
-@pytest.mark.parametrize("name", ONE)
+@pytest.mark.parametrize("name", CASES["cases"])
 @torch.no_grad()
 def test_textual_inversions_read_as_in_diffusers(name: str, tmp_path: Path) -> None:
     case, expected = CASES["cases"][name], load_file(INVERSIONS / "tensors.safetensors")[f"{name}.prompt_embeds"]

@@ -14,7 +14,8 @@ from xmodal.commands.terminal import COMMERCIAL, check, consent, finite, positiv
 from xmodal.data.inputs import Asked, read
 from xmodal.files import visit, write_beside
 from xmodal.registry.adapters import find
-from xmodal.routes import kind_of, pipeline, route, ways
+from xmodal.registry.build import kind_of
+from xmodal.routes import pipeline, route, ways
 
 LONGEST_NAME = 255 - 24  # bytes of a file's name that file systems take, less what an unfinished file has in front
 AT_ONCE = 8  # results made in one call; each has its own noise, so the number changes nothing but the speed, and roundings
@@ -167,7 +168,7 @@ def _taken(to: str, adapter: str | None, trust: bool) -> tuple[str, ...]:
     """What can be handed in: what the adapter takes, or any of those that lead there."""
     if adapter is None:
         return tuple(dict.fromkeys(source for source, made in ways() if made == to))
-    kind: Any = kind_of(find(adapter), trust)
+    kind: Any = kind_of(find(adapter).class_path, adapter, trust)
     if kind.makes != to:
         raise ValueError(f"the adapter {adapter} makes {kind.makes or 'nothing'} of {', '.join(kind.takes)}, not {to}")
     return kind.takes

@@ -28,6 +28,7 @@ from xmodal.evaluation.callback import SuiteTest
 from xmodal.files import PARTIAL, clean_up, write_beside
 from xmodal.registry.adapters import checkpoints
 from xmodal.registry.build import by_todays_names
+from xmodal.registry.modelcard import record_of
 from xmodal.registry.recipe import in_one, recipes_of
 from xmodal.registry.recipes import name_of
 from xmodal.task import Task
@@ -65,6 +66,7 @@ class CLI(LightningCLI):
         parser = self._parser(self.subcommand)
         config = yaml.safe_load(parser.dump(self.config[self.subcommand] if self.subcommand else self.config, skip_none=False))
         self.model.recipe = yaml.safe_dump(config["model"], sort_keys=False, allow_unicode=True)
+        self.model.record = record_of(config)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Save a ``last.ckpt`` unless the recipe brings its own checkpointing, so that resuming needs no preparation; test

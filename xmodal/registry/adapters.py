@@ -7,13 +7,14 @@ A name is a built-in one, a folder that `save_adapter` wrote, the folder of a ru
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xmodal.registry.cards import HUB, HUB_ID, PICKLED, WEIGHTS, Card, offline
+from xmodal.registry.modelcard import checked
 from xmodal.registry.models import suggest
-from xmodal.registry.recipe import Part, parse, parts
+from xmodal.registry.recipe import Part, parse, parse_document, parts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,11 +27,15 @@ RUN = "the run of `xmodal fit` that wrote it"
 
 @dataclass(frozen=True)
 class Found:
-    """One adapter: as it was asked for, its folder or checkpoint, and its recipe's section ``model`` (None: it has none)."""
+    """One adapter: as it was asked for, its folder or checkpoint, and its recipe's section ``model`` (None: it has none).
+
+    ``record`` says what it was made from, see `xmodal.registry.modelcard`.
+    """
 
     name: str
     place: Path
     recipe: dict[str, Any] | None
+    record: dict[str, Any] = field(default_factory=dict)
 
     @property
     def class_path(self) -> str:
@@ -124,7 +129,8 @@ def _local(name: str, path: Path) -> Found:
         recipe = content.get("recipe") if isinstance(content, Mapping) else None
         if not isinstance(content, Mapping) or "state_dict" not in content:
             raise ValueError(f"{path} is not a Lightning checkpoint: it has no state_dict")
-        return Found(name, path, parse(recipe, str(path)) if isinstance(recipe, str) else None)
+        section = parse(recipe, str(path)) if isinstance(recipe, str) else None
+        return Found(name, path, section, checked(content.get("record")))
     if (path / ADAPTER).is_file() or (path / RECIPE).is_file():
         return _folder(name, path)
     newest = next(checkpoints(path), None)
@@ -141,7 +147,8 @@ def _folder(name: str, folder: Path) -> Found:
         text = (folder / RECIPE).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{folder / RECIPE} is not UTF-8 text: get the folder again") from error
-    return Found(name, folder, _in_folder(parse(text, str(folder / RECIPE)), folder))
+    document = parse_document(text, str(folder / RECIPE))
+    return Found(name, folder, _in_folder(document["model"], folder), checked(document.get("record")))
 
 
 def _in_folder(node: Any, folder: Path) -> Any:

@@ -2,7 +2,7 @@
 
 A ``class_path`` must be a class (no function) below the kind that its place asks for, and stand in xmodal, in an installed
 plugin (a package with an entry point of `GROUPS`), or in a module that the running program has imported already. Anything
-else is imported only with the user's consent, ``trust``. Nothing here imports a trainer.
+else is imported only with the user's consent, ``trust``.
 """
 
 from __future__ import annotations
@@ -120,6 +120,23 @@ class Builder:
         return f"{self.origin}: the recipe of {kind.__name__} does not fit this version of xmodal"
 
 
+def kind_of(class_path: str, origin: str, trust: bool = False) -> type:
+    """Return what says what an adapter of this task takes and makes: its pipeline, as the task's package names it, or the task.
+
+    A package names the pipelines of its tasks by ``PIPELINES``, so that no trainer is imported for inference.
+    """
+    builder = Builder(origin, trust)
+    module, _, task = renamed.class_path(class_path).rpartition(".")
+    if builder.permits(module):
+        package = _imported(module, class_path)
+        named = getattr(package, "PIPELINES", {}).get(task)
+        if named is not None:
+            return getattr(package, named)
+    from lightning.pytorch import LightningModule  # a trainer, where there is no other way to know
+
+    return builder.kind(class_path, (LightningModule,), "model")
+
+
 def by_todays_names(section: Any) -> Any:
     """Return a recipe's section, nested to any depth, with old names replaced: of our own classes, which are imported."""
     if isinstance(section, list):
@@ -147,13 +164,17 @@ def _named(class_path: str, permitted: Callable[[str], bool]) -> Any:
     module, _, name = class_path.rpartition(".")
     if not permitted(module):
         return None
-    try:
-        found = getattr(import_module(module), name, None)
-    except ImportError as error:
-        raise ValueError(f"{class_path} cannot be imported ({error}): install or repair the package that it is of") from error
+    found = getattr(_imported(module, class_path), name, None)
     if found is None:
         raise ValueError(f"{module} has no class {name!r}: the recipe is of another version of it")
     return found if permitted(getattr(found, "__module__", None) or module) else None
+
+
+def _imported(module: str, class_path: str) -> types.ModuleType:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ValueError(f"{class_path} cannot be imported ({error}): install or repair the package that it is of") from error
 
 
 def parameters(kind: type) -> dict[str, Any]:

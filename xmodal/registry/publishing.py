@@ -5,6 +5,7 @@ The recipe is data (`registry.recipe`). Beside its section ``model`` stands ``re
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, MutableMapping
 from copy import deepcopy
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xmodal.files import write_beside
-from xmodal.registry.adapters import ADAPTER, CARD, LORA, RECIPE
+from xmodal.registry.adapters import ADAPTER, CARD, LORA, RECIPE, Found
 from xmodal.registry.checkpoint import check_finite, only_tensors, read_file
 from xmodal.registry.modelcard import model_card
 
@@ -59,6 +60,51 @@ def publish(
     write_beside(folder / RECIPE, lambda path: path.write_text(text, "utf-8"))
     write_beside(folder / ADAPTER, lambda path: save_file(kept, path))
     return folder
+
+
+def publish_found(
+    found: Found,
+    folder: Path,
+    name: str | None = None,
+    measured: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Write the published form of an adapter, such as that of a run, of what lies there: nothing is built or imported.
+
+    ``measured``: what its card tells beside what is recorded already. Raises as `publish`, and ValueError without a recipe.
+    """
+    if found.recipe is None:
+        raise ValueError(
+            f"{found.place} holds no recipe, since it was trained without one: publish it by its task's save_pretrained"
+        )
+    record = {**found.record, **({"measured": dict(measured)} if measured else {})}
+    return publish(folder, found.recipe, found.weights(), record, name, dtype)
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """Return the scores that `xmodal evaluate` or `xmodal test` wrote into a folder, with their protocols in words, by name.
+
+    Raises FileNotFoundError where there are none, ValueError for a file that is none.
+    """
+    files = sorted((folder / "results").glob("*.json"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no results: give the folder that `xmodal evaluate` or `xmodal test` wrote")
+    found: dict[str, Any] = {}
+    for file in files:
+        try:
+            content = json.loads(file.read_text("utf-8"))
+            protocol = content["protocol"]
+            counts = ", ".join(f"{number} {name}" for name, number in protocol["counts"].items())
+            told = (
+                f"{protocol['metric']} version {protocol['version']}, {protocol['extractor']}, {counts}, seed {protocol['seed']}"
+            )
+            told += ", from few items: not for tables" if protocol["small_sample"] else ""
+            for name, score in content["scores"].items():
+                found[name] = {key: None if score[key] is None else float(score[key]) for key in ("value", "low", "high")}
+                found[name]["protocol"] = told
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file} is no result of this version ({error}): evaluate again") from error
+    return {name: score for name, score in found.items() if score["value"] is not None}
 
 
 def _carried(section: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[dict[str, Tensor], dict[str, str]] | None]:

@@ -60,7 +60,12 @@ def read(words: Sequence[str | Path], overrides: Sequence[tuple[str, str]] = ())
 
 
 def parse(text: str, origin: str) -> dict[str, Any]:
-    """Return the section ``model`` of a recipe from elsewhere, which is plain data.
+    """Return the section ``model`` of a recipe from elsewhere; errors as of `parse_document`."""
+    return parse_document(text, origin)["model"]
+
+
+def parse_document(text: str, origin: str) -> dict[str, Any]:
+    """Return a recipe from elsewhere, which is plain data, by its sections; one that is a section ``model`` alone becomes that.
 
     Raises ValueError for what is more than that (anchors, aliases, tags, ``${...}``), too large or too deep.
     """
@@ -77,10 +82,11 @@ def parse(text: str, origin: str) -> dict[str, Any]:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{origin}: the recipe is not YAML: {' '.join(str(error).split())[:200]}") from error
-    section = content.get("model", content) if isinstance(content, dict) else None
+    document = content if isinstance(content, dict) and "model" in content else {"model": content}
+    section = document["model"]
     if not isinstance(section, dict) or not isinstance(section.get("class_path"), str):
         raise ValueError(f"{origin}: the recipe names no class in its section model")
-    return section
+    return document
 
 
 def _more_than_data(event: Any, depth: int) -> str:
