@@ -20,6 +20,8 @@ from xmodal.registry.checkpoint import load_into
 from xmodal.registry.publishing import publish
 from xmodal.task import Averaged
 
+PREDICTIONS = Path("outputs/predictions")
+
 
 class AdapterTask(Averaged):
     """Trains ``self.adapter``, alone or with its moving average.
@@ -30,7 +32,7 @@ class AdapterTask(Averaged):
     Args:
         ema_decay: see :class:`xmodal.task.Averaged`.
         weights: a published adapter to start from: any name of `xmodal.registry.adapters.find`.
-        predictions: folder that ``xmodal predict`` writes its results to.
+        predictions: folder that ``xmodal predict`` writes its results to; default ``predictions`` in the run's folder.
         **task: optimizer and lr_scheduler factories, see :class:`xmodal.task.Task`.
     """
 
@@ -40,12 +42,12 @@ class AdapterTask(Averaged):
         self,
         ema_decay: float = 0.0,
         weights: str | None = None,
-        predictions: Path = Path("outputs/predictions"),
+        predictions: Path | None = None,
         **task: Any,
     ) -> None:
         super().__init__(ema_decay=ema_decay, **task)
         self.average = None
-        self.weights, self.predictions = weights, Path(predictions)
+        self.weights, self.predictions = weights, Path(PREDICTIONS if predictions is None else predictions)
 
     @property
     def trained(self) -> nn.Module:
