@@ -15,14 +15,16 @@ from xmodal.miniature.render import render
 
 __all__ = ["installed"]
 SHORTER = (
+    (r"^(xmodal fit (?!--).*)", r"\1 --trainer.max_steps 4"),
+    (r"^(xmodal predict outputs/.*)", r"\1 --model.num_inference_steps 2"),
     (r"--count 256", "--count 12"),
     (r"^(xmodal test --config \S+-mini\b.*)", r"\1 --data.val_count 4 --data.batch_size 4 --model.num_inference_steps 2"),
     (r"^(xmodal predict --config audiotoken-mini\b.*)", r"\1 --model.num_inference_steps 2"),
 )
 # What is not in this folder: weights, data sets, earlier runs, the network, another package.
 ABSENT = re.compile(
-    r"answers/|learned_embeds|v2a_mapper_mlps|pull |push |--config (?!\S*mini\b)|acme-ear|BEATs_iter3|MANIFEST|compare |"
-    r"--ckpt_path last|vggsound"
+    r"answers/|learned_embeds|v2a_mapper_mlps|pull |push |(--config |fit )(?!\S*mini\b)\w|acme-ear|BEATs_iter3|MANIFEST|compare |"
+    r"outputs/audiotoken |--ckpt_path last|vggsound"
 )
 
 

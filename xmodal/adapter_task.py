@@ -21,6 +21,8 @@ from xmodal.registry.hub import Shared
 from xmodal.registry.publishing import publish
 from xmodal.task import Averaged
 
+PREDICTIONS = Path("outputs/predictions")
+
 
 class AdapterTask(Averaged, Shared):
     """Trains ``self.adapter``, alone or with its moving average.
@@ -31,7 +33,7 @@ class AdapterTask(Averaged, Shared):
     Args:
         ema_decay: see :class:`xmodal.task.Averaged`.
         weights: a published adapter to start from: any name of `xmodal.registry.adapters.find`.
-        predictions: folder that ``xmodal predict`` writes its results to.
+        predictions: folder that ``xmodal predict`` writes its results to; default ``predictions`` in the run's folder.
         **task: optimizer and lr_scheduler factories, see :class:`xmodal.task.Task`.
     """
 
@@ -41,12 +43,12 @@ class AdapterTask(Averaged, Shared):
         self,
         ema_decay: float = 0.0,
         weights: str | None = None,
-        predictions: Path = Path("outputs/predictions"),
+        predictions: Path | None = None,
         **task: Any,
     ) -> None:
         super().__init__(ema_decay=ema_decay, **task)
         self.average = None
-        self.weights, self.predictions = weights, Path(predictions)
+        self.weights, self.predictions = weights, Path(PREDICTIONS if predictions is None else predictions)
 
     @property
     def trained(self) -> nn.Module:

@@ -172,6 +172,7 @@ def write_beside(target: Path, write: Callable[[Path], object]) -> Path:
             write(filled)
             with filled.open("rb+") as file:
                 os.fsync(file.fileno())
+            filled.chmod(lock.stat().st_mode)  # as the umask says, whatever the writer made of it
             filled.replace(target)
         finally:
             _remove(filled)

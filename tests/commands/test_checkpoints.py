@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tests.tiny import RECIPE
-from xmodal.commands.lightning import DurableCheckpoints, last_checkpoint
+from xmodal.commands.lightning import DurableCheckpoints
+from xmodal.commands.runs import last_checkpoint
 
 
 def test_a_checkpoint_is_made_beside_its_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,10 +51,12 @@ def test_only_a_training_starts_anew_without_a_checkpoint(
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(RECIPE)
-    (tmp_path / "outputs" / "tiny").mkdir(parents=True)
-    (tmp_path / "outputs" / "tiny" / "config.yaml").touch()  # of a run that wrote no checkpoint
-    monkeypatch.setattr("sys.argv", ["xmodal", command, "--config", "tiny.yaml", "--ckpt_path", "last"])
+    monkeypatch.setattr(
+        "sys.argv", ["xmodal", command, "--config", "tiny.yaml", "--ckpt_path", "last", "--trainer.default_root_dir", "run"]
+    )
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()  # of a run that wrote no checkpoint
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 1
-    assert "there is no last.ckpt under outputs/tiny: train first" in capsys.readouterr().err
+    assert "there is no last.ckpt under run: train first" in capsys.readouterr().err

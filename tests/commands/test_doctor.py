@@ -141,7 +141,7 @@ def test_decoders_that_do_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_whole_report(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     trouble = doctor.Finding("weights", "ear:mini", "broken", "gone", "install again")
     monkeypatch.setattr(doctor, "_weights", lambda hashes: iter([doctor._card(registry.card("beats", "mini"), hashes)]))
-    run(["doctor", "--fast"])
+    run(["doctor", "--fast", "--all"])
     text = capsys.readouterr().out
     assert all(words in text for words in ("torch: ", "soundfile: ", "hub: ", "beats:mini: present", "nothing is broken"))
     monkeypatch.setattr(doctor, "_weights", lambda hashes: iter([trouble]))
@@ -152,6 +152,7 @@ def test_the_whole_report(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     assert report["broken"]
     assert vars(trouble) in report["findings"]
     assert "! ear:mini: gone" in "\n".join(doctor.lines([trouble]))
+    assert list(doctor.short([trouble]))[1] == "  ! ear:mini: gone\n      install again"
 
 
 def test_every_card_is_reported() -> None:

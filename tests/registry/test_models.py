@@ -204,8 +204,7 @@ def test_table_has_one_row_per_card() -> None:
     assert [row[:2] for row in rows] == [(name, tag) for name in registry.available() for tag in registry.listing(name).cards]
     assert all(len(row) == len(registry.COLUMNS) for row in rows)
     (imagebind,) = (dict(zip(registry.COLUMNS, row, strict=True)) for row in rows if row[0] == "imagebind")
-    assert imagebind["towers"] == "ImageTower, AudioTower, TextTower"
-    assert (imagebind["commercial"], imagebind["dim"], imagebind["takes"]) == ("no", "1024", "16000 Hz, 224 px")
+    assert (imagebind["licence"], imagebind["dim"], imagebind["takes"]) == ("CC-BY-NC-SA-4.0 *", "1024", "16 kHz 224 px")
 
 
 def test_models_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,10 +218,12 @@ def test_models_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_models_table_and_names(capsys: pytest.CaptureFixture[str]) -> None:
     run(["models", "beats"])
-    header, *rows, gap, _ = capsys.readouterr().out.splitlines()
+    header, *rows, gap, _, _ = capsys.readouterr().out.splitlines()
     assert header.split() == list(registry.COLUMNS)
     assert gap == ""
     assert [row.split()[:2] for row in rows] == [["beats", tag] for tag in registry.listing("beats").cards]
+    run(["models"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 120
     run(["models", "--names"])
     assert capsys.readouterr().out.split() == registry.available()
     with pytest.raises(ValueError, match="did you mean 'beats'"):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from xmodal.commands.fit import hand_over
 from xmodal.commands.stopping import Asked, stopping
@@ -33,6 +36,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def _fill(arguments: Sequence[str], asked: Asked) -> None:
     """Compute what a recipe's frozen parts make of its clips."""
+    from lightning.pytorch.callbacks import ProgressBar
+
     from xmodal.commands.lightning import parse_without_running
     from xmodal.data.extraction import extract
     from xmodal.data.manifest import valid_rows
@@ -41,9 +46,13 @@ def _fill(arguments: Sequence[str], asked: Asked) -> None:
     cli.trainer.logger = None
     manifest = getattr(cli.datamodule, "manifest", None)
     wrong = valid_rows(manifest)[1] if manifest is not None else []
+    trainer: Any = cli.trainer
+    trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, ProgressBar)]  # it has its own
     for line in extract(cli.model.frozen_features(), cli.datamodule, cli.trainer):
         if cli.trainer.is_global_zero:
             print(line)
+    if cli.trainer.is_global_zero and not wrong:
+        print(f"next: xmodal fit {shlex.join(arguments)}", file=sys.stderr)
     if wrong:
         refuse_rows(wrong)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from argparse import ArgumentParser, Namespace
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from xmodal.commands.terminal import printable, progress, refuse_rows
 from xmodal.data.sets import kinds
 
+SHARE = 0.1  # of the clips, for validation and for test each
 APART = (
     "clips of several folders have one stem and are clips of their own (files meet in one folder, or in folders named audio, "
     "frames, video and the like)"
@@ -23,12 +26,14 @@ def main(arguments: Sequence[str]) -> None:
     parser = ArgumentParser("xmodal data", description="Manifests: made from data sets as they lie on disk, and audited.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     prepare = commands.add_parser("prepare", help="write the manifest of a folder or a public data set")
-    prepare.add_argument("kind", choices=kinds(), metavar="KIND", help=", ".join(kinds()))
+    prepare.add_argument(
+        "kind", nargs="?", choices=kinds(), metavar="KIND", default="folder", help=f"{', '.join(kinds())} (default: folder)"
+    )
     prepare.add_argument("source", type=Path, metavar="FOLDER", help="where the data set lies")
     prepare.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: FOLDER/manifest.jsonl")
     for split in ("validation", "test"):
-        text = f"share of the clips without a split that are for {split} (default: 0)"
-        prepare.add_argument(f"--{split}", type=float, default=0.0, metavar="SHARE", help=text)
+        text = f"share of the clips without a split that are for {split}, at least one of few (default: {SHARE}; 0: none)"
+        prepare.add_argument(f"--{split}", type=float, default=SHARE, metavar="SHARE", help=text)
     prepare.add_argument("--strict", action="store_true", help="stop at the first thing that is wrong, and write nothing")
     prepare.set_defaults(run=_prepare)
     audit = commands.add_parser("audit", help="decode every clip and say what is wrong with it")
@@ -54,6 +59,13 @@ def _prepare(options: Namespace) -> None:
     found = Found(manifest.parent.resolve(), strict=options.strict)
     count, missing = prepare(options.kind, options.source, manifest, options.validation, options.test, found)
     print(f"{manifest}: {count} clips")
+    splits, labels, kinds_of = _content(manifest)
+    print(f"  {', '.join(f'{number} {name}' for name, number in splits.items())}; {kinds_of}")
+    if labels:
+        first = ", ".join(f"{name} {number}" for name, number in labels.most_common(6))
+        print(printable(f"  {len(labels)} labels: {first}{', ...' if len(labels) > 6 else ''}"))
+    if not splits["validation"] and splits["train"]:
+        print("no clip is for validation, and a training needs one: give its rows that split", file=sys.stderr)
     if missing:
         first = ", ".join(missing[:3])
         print(printable(f"{len(missing)} clips are listed but not there, first {first}"), file=sys.stderr)
@@ -63,6 +75,20 @@ def _prepare(options: Namespace) -> None:
         print(printable(f"{len(found.apart)} {APART}, first {found.apart[0]}"), file=sys.stderr)
     if found.errors:
         refuse_rows(found.errors)
+    print(f"next: xmodal fit --config RECIPE --data.manifest {shlex.quote(str(manifest))}", file=sys.stderr)
+    print("`xmodal recipes` lists recipes; audiotoken+mini and v2a-regression+mini run anywhere", file=sys.stderr)
+
+
+def _content(manifest: Path) -> tuple[Counter[str], Counter[str], str]:
+    """Clips of each split and label of a manifest, and what they have."""
+    from xmodal.data.manifest import read_manifest
+
+    splits, labels, has = Counter(train=0, validation=0, test=0), Counter[str](), Counter[str]()
+    for row in read_manifest(manifest):
+        splits.update([row.split] if row.split else splits.keys())
+        labels.update([row.label] if row.label else [])
+        has.update(name for name in ("audio", "image", "video") if getattr(row, name) is not None)
+    return splits, labels, ", ".join(f"{number} with {name}" for name, number in has.items())
 
 
 def _audit(options: Namespace) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import xmodal
+from xmodal.commands.terminal import WIDTH, shortened
 from xmodal.registry import models as registry
 from xmodal.registry.adapters import built_in
 from xmodal.registry.cards import Card, hub_cache, own_cache, readable, sha256
@@ -22,7 +23,7 @@ PACKAGES = (
     "torch", "torchvision", "torchaudio", "lightning", "jsonargparse", "omegaconf", "diffusers", "transformers",
     "open_clip_torch", "soundfile", "av", "torchmetrics", "safetensors", "huggingface_hub", "pillow", "numpy",
 )  # fmt: skip
-OPTIONAL = {"torchcodec": "codec", "scipy": "eval", "gradio": "demo", "webdataset": "wds", "laion-clap": "clap"}
+OPTIONAL = {"torchcodec": "codec", "tensorboard": "tensorboard", "laion-clap": "clap"}
 HEADER_LIMIT = 100_000_000  # bytes that the format allows for the list of tensors
 
 
@@ -41,10 +42,11 @@ def main(arguments: Sequence[str]) -> None:
     """Report on the installation; exits with status 1 where something that the package brings is broken."""
     parser = ArgumentParser("xmodal doctor", description="What works, which weights are here, and what mends the rest.")
     parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--all", action="store_true", help="every package, card and folder by itself")
     parser.add_argument("--fast", action="store_true", help="compare no sha256, so read no weights")
     options = parser.parse_args(arguments)
     findings = examine(hashes=not options.fast)
-    print(as_json(findings) if options.json else "\n".join(lines(findings)))
+    print(as_json(findings) if options.json else "\n".join(lines(findings) if options.all else short(findings)))
     if broken(findings):
         raise SystemExit(1)
 
@@ -74,6 +76,23 @@ def lines(findings: list[Finding]) -> Iterator[str]:
             yield f"      {each.mend}"
     count = sum(each.state == "broken" for each in findings)
     yield f"\n{count} broken: see the lines with !" if count else "\nnothing is broken"
+
+
+def short(findings: list[Finding]) -> Iterator[str]:
+    """Yield a line for each section, and in full what is broken."""
+    for section in dict.fromkeys(each.section for each in findings):
+        mine = [each for each in findings if each.section == section]
+        good = [each for each in mine if each.state == "ok"]
+        rest = sum(each.state == "note" for each in mine)
+        named = ", ".join(each.name for each in good[:3]) + (f" and {len(good) - 3} more" if len(good) > 3 else "")
+        if len(good) == 1 or section == "system":
+            named = ", ".join(f"{each.name} {each.text}" for each in good)
+        yield shortened(f"{section}: {named or 'none'}" + (f"; {rest} not here" if rest else ""), WIDTH)
+        for each in mine:
+            if each.state == "broken":
+                yield f"  ! {each.name}: {each.text}" + (f"\n      {each.mend}" if each.mend else "")
+    count = sum(each.state == "broken" for each in findings)
+    yield f"{count} broken: see the lines with !" if count else "nothing is broken; --all shows each"
 
 
 def as_json(findings: list[Finding]) -> str:

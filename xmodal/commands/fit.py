@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from xmodal.commands.runs import expanded
 from xmodal.commands.stopping import stopping
 from xmodal.commands.terminal import check
 from xmodal.registry.recipe import in_training, of_command
@@ -14,15 +15,47 @@ from xmodal.registry.recipe import in_training, of_command
 
 def main(arguments: Sequence[str]) -> None:
     """Refuse what cannot run, then hand over to Lightning's command line, which reads sys.argv."""
-    words = [word for word in arguments if word != "--commercial"]
+    if {"-h", "--help"} & set(arguments):
+        print(usage(arguments[0]))
+        return
+    arguments = ["--help" if word == "--help-all" else word for word in arguments]
+    typed = [word for word in arguments if word != "--commercial"]
+    words = expanded(typed)
     hand_over(words)
-    if not {"-h", "--help", "--print_config"} & set(words):
+    if not {"--help", "--print_config"} & set(words):
         built = in_training(words) if words[0] in ("fit", "validate") else None
-        check(of_command(words), len(words) < len(arguments), built)
-    with stopping(words) as asked:
+        check(of_command(words), len(typed) < len(arguments), built)
+    with stopping(typed) as asked:
         from xmodal.commands.lightning import run
 
         run(asked)
+
+
+def usage(command: str) -> str:
+    """Return the options that people use; Lightning's own help has some hundred lines."""
+    rows = {
+        "--config RECIPE": "name or path, with overlays: audiotoken+clap+mini; RECIPE alone says the same",
+        "RUN": "the folder of a run, in place of a recipe: its configuration, checkpoint and folder",
+        "--data.manifest FILE": "your clips, of `xmodal data prepare`",
+        "--data.batch_size N": "clips per step",
+        "--trainer.max_steps N": "when to stop",
+        "--trainer.devices N": "how many processors; --trainer.accelerator cpu, gpu, mps",
+        "--trainer.precision P": "32-true, bf16-mixed, 16-mixed",
+        "--ckpt_path WHERE": "last (of this very run), the folder of a run, or a file",
+        "--model.PART CLASS": "another class for a part: --model.adapter my_module.MyAdapter",
+        "--vars.NAME VALUE": "a value that the recipe names: --vars.lr 1e-4",
+        "--seed_everything N": "of weights, order and noise",
+        "--print_config": "what all this makes together, and stop",
+        "--commercial": "refuse parts whose licence forbids commercial use, or is unknown",
+    }
+    lines = "\n".join(f"  {name:<22} {text}" for name, text in rows.items())
+    return (
+        f"usage: xmodal {command} RECIPE|RUN [options]\n\n{lines}\n\nThe rest:\n"
+        "  xmodal recipes                     recipes and overlays by name\n"
+        f"  {f'xmodal {command} --help-all':<33}  every option of the trainer\n"
+        f"  {f'xmodal {command} --data.help xmodal.data.PairedMedia':<33}  options of a class\n"
+        "  docs/data.md, docs/tutorial.md     from a folder of clips to a picture and a sound"
+    )
 
 
 def hand_over(words: Sequence[str]) -> None:

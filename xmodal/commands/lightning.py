@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
+import time
 import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +23,26 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf.errors import OmegaConfBaseException
 
+from xmodal.adapter_task import PREDICTIONS
+from xmodal.commands import telling
+from xmodal.commands.caching import cache_where_it_pays
+from xmodal.commands.mistakes import sentence
+from xmodal.commands.runs import OUTPUTS, checkpoint_of, last_checkpoint, run_hash, run_of
 from xmodal.commands.stopping import Asked
+from xmodal.commands.telling import Speed
 from xmodal.evaluation.callback import SuiteTest
-from xmodal.files import PARTIAL, clean_up, write_beside
-from xmodal.registry.adapters import checkpoints
+from xmodal.files import write_beside
+from xmodal.registry.adapters import best_checkpoint
 from xmodal.registry.build import by_todays_names
 from xmodal.registry.modelcard import record_of
 from xmodal.registry.recipe import in_one, recipes_of
 from xmodal.registry.recipes import name_of
 from xmodal.task import Task
 
-OUTPUTS = Path("outputs")
 MODE = "omegaconf+"
 MINUTE = timedelta(minutes=1)
 
@@ -42,47 +51,103 @@ class CLI(LightningCLI):
     """Adds three things: free-form ``vars``, the recipe stored on the task, and ``--ckpt_path last`` per experiment."""
 
     asked: Asked
+    speed: Speed
+    began = 0.0
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Declare the one free-form section of a recipe."""
         parser.add_argument("--vars", type=dict, default={}, help="Values that a recipe refers to as ${vars.NAME}.")
 
     def before_instantiate_classes(self) -> None:
-        """Give the experiment its own folder, and find its last checkpoint."""
+        """Give the run its own folder, and find its last checkpoint."""
         config = self.config[self.subcommand] if self.subcommand else self.config
+        name = name_of(recipes_of(sys.argv)) or "run"
+        content = self._content()
         if config.trainer.default_root_dir is None:
-            config.trainer.default_root_dir = str(OUTPUTS / _experiment(sys.argv))
-        if config.get("ckpt_path") == "last":
-            root = Path(config.trainer.default_root_dir)
-            config.ckpt_path = last_checkpoint(root)
+            config.trainer.default_root_dir = str(OUTPUTS / name / run_hash(content))
+        root = Path(config.trainer.default_root_dir)
+        given = config.get("ckpt_path")
+        if given == "last" or (given and Path(given).is_dir()):
+            config.ckpt_path = checkpoint_of(root, name, content) if given == "last" else last_checkpoint(run_of(Path(given)))
+            root = root if given == "last" else run_of(Path(given))
+            if self.subcommand != "fit":
+                config.ckpt_path = str(best_checkpoint(root) or config.ckpt_path or "") or None
             if config.ckpt_path is None and self.subcommand != "fit":
                 # An untrained adapter would be judged, and its numbers would look like a result.
                 raise FileNotFoundError(f"there is no last.ckpt under {root}: train first, or give a path with --ckpt_path")
             if config.ckpt_path is None:
                 print("the last run was stopped before its first checkpoint: starting anew", file=sys.stderr)
 
-    def after_instantiate_classes(self) -> None:
-        """Store the resolved ``model:`` section as text: it travels in every checkpoint."""
+    def _content(self) -> dict[str, Any]:
+        """The configuration as plain data."""
         parser = self._parser(self.subcommand)
-        config = yaml.safe_load(parser.dump(self.config[self.subcommand] if self.subcommand else self.config, skip_none=False))
-        self.model.recipe = yaml.safe_dump(config["model"], sort_keys=False, allow_unicode=True)
-        self.model.record = record_of(config)
+        found = parser.dump(self.config[self.subcommand] if self.subcommand else self.config, skip_none=False)
+        return yaml.safe_load(found) or {}
+
+    def after_instantiate_classes(self) -> None:
+        """Store the resolved ``model:`` section as text, which travels in every checkpoint; results go into the run's folder."""
+        content = self._content()
+        self.model.recipe = yaml.safe_dump(content["model"], sort_keys=False, allow_unicode=True)
+        self.model.record = record_of(content)
+        options = self._get(self.config, "model").get("init_args") or {}
+        if "predictions" in options and options["predictions"] is None:
+            self.model.predictions = Path(self.trainer.default_root_dir) / PREDICTIONS.name
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Save a ``last.ckpt`` unless the recipe brings its own checkpointing, so that resuming needs no preparation; test
-        with the task's suite of metrics.
+        """Save a ``last.ckpt`` unless the recipe brings its own checkpointing (but of the best alone), so that resuming needs
+        no preparation; test with the task's suite of metrics.
         """
-        settings = self._get(self.config_init, "trainer")
+        settings, self.speed = self._get(self.config_init, "trainer"), Speed()
         given = settings.get("callbacks") or []
         callbacks = given if isinstance(given, list) else [given]
-        if settings.get("enable_checkpointing") is not False and not any(isinstance(each, Checkpoint) for each in callbacks):
+        own = [each for each in callbacks if isinstance(each, Checkpoint) and getattr(each, "filename", None) != "best"]
+        if settings.get("enable_checkpointing") is not False and not own:
             callbacks = [*callbacks, _ToTheEnd(save_last=True), _every_minute()]
         if self.subcommand == "test" and not any(isinstance(each, SuiteTest) for each in callbacks):
             callbacks = [*callbacks, SuiteTest()]
-        trainer = super().instantiate_trainer(**kwargs, callbacks=[*callbacks, _AskedToStop(self.asked)])
+        kwargs["logger"] = self._loggers(settings)
+        if self.subcommand == "predict":
+            self.save_config_callback = None  # it writes results, and no metrics
+        trainer = super().instantiate_trainer(**kwargs, callbacks=[*callbacks, self.speed, _AskedToStop(self.asked)])
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # a recipe's own way of saving stays
             trainer.strategy.checkpoint_io = DurableCheckpoints()
         return trainer
+
+    def before_fit(self) -> None:
+        """Store features where that pays, and take the time."""
+        options = self._get(self.config_init, "trainer")
+        cache_where_it_pays(self.datamodule, self.model, self.trainer, options, _AskedToStop(self.asked))
+        self.began = time.perf_counter()
+
+    def after_fit(self) -> None:
+        """Say what came of it, where it lies, and what comes next."""
+        if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
+            root = Path(self.trainer.default_root_dir)
+            took = time.perf_counter() - self.began
+            said = telling.after_fit(self.trainer, self.model, root, best_checkpoint(root), self.speed, took)
+            print("\n".join(said), file=sys.stderr)
+
+    def after_predict(self) -> None:
+        """Say where the results lie."""
+        folder = getattr(self.model, "predictions", None)
+        if self.trainer.is_global_zero and folder is not None:
+            print(f"the results lie in {folder}", file=sys.stderr)
+            suite, manifest = getattr(self.model, "suite", None), getattr(self.datamodule, "manifest", None)
+            if suite and manifest is not None:
+                words = ["xmodal", "evaluate", "--suite", str(suite), "--fake", str(folder), "--real", str(manifest)]
+                print(f"next: {shlex.join(words)}", file=sys.stderr)
+
+    def _loggers(self, settings: Any) -> Any:
+        """Metrics as a table, and for TensorBoard where that is installed, unless the recipe has its own loggers or none."""
+        given = settings.get("logger")
+        if self.subcommand in (None, "predict") and given in (None, True):
+            return False
+        if given not in (None, True):
+            return given
+        root = settings.get("default_root_dir")
+        table = CSVLogger(root, name="" if self.subcommand == "fit" else str(self.subcommand))
+        boards = find_spec("tensorboard") is not None and self.subcommand == "fit"
+        return [table, TensorBoardLogger(root, name="", version=f"version_{table.version}")] if boards else table
 
 
 def run(asked: Asked | None = None) -> None:
@@ -138,25 +203,6 @@ class _ByTodaysNames:
         return by_todays_names(self.plain(text))
 
 
-def sentence(error: Exception) -> str:
-    """Return one line that says what is wrong with which key.
-
-    The model is optional for jsonargparse, so its message lists, beside the real reason, that the section is not None,
-    and then repeats the whole section: that part is dropped.
-    """
-    lines = [line.strip(" -") for line in str(error).splitlines()]
-    noise = ("Does not validate against any", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
-    kept = [line for line in lines if line and not line.startswith(noise)]
-    if isinstance(error, OmegaConfBaseException):
-        kept.insert(0, "recipe:")
-    return " ".join(kept)
-
-
-def _experiment(arguments: list[str]) -> str:
-    """Return base+overlay+overlay by the recipes' names, or "run"; the parsed configuration forgets its files."""
-    return name_of(recipes_of(arguments)) or "run"
-
-
 class _ToTheEnd(ModelCheckpoint):
     """Also saves when training ends between two validations, so that ``last.ckpt`` is what was trained."""
 
@@ -204,6 +250,8 @@ class _AskedToStop(Callback):
         kept = trainer.checkpoint_callback
         if isinstance(kept, ModelCheckpoint) and kept.dirpath and not getattr(trainer, "fast_dev_run", False):
             trainer.save_checkpoint(Path(kept.dirpath) / "last.ckpt")
+            if trainer.is_global_zero:
+                print(f"xmodal: step {trainer.global_step} is kept in {kept.dirpath}", file=sys.stderr)
 
 
 class DurableCheckpoints(TorchCheckpointIO):
@@ -227,27 +275,6 @@ def _write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         torch.save(checkpoint, file)
 
 
-def last_checkpoint(root: Path) -> str | None:
-    """The newest whole checkpoint of an experiment; None where it was stopped before it wrote any.
-
-    Raises FileNotFoundError where nothing ever ran, ValueError where none of its checkpoints is whole.
-    """
-    for folder in {path.parent for path in root.glob(f"**/.*{PARTIAL}")}:
-        clean_up(folder)  # a run that goes on writes into a folder of its own: nobody else would
-    every = sorted(root.glob("**/last*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
-    if not every and not any(root.glob("**/config.yaml")):
-        raise FileNotFoundError(f"there is no last.ckpt under {root} to go on from: give the path with --ckpt_path")
-    if not every:
-        return None
-    found = next(checkpoints(root), None)
-    if found is None:
-        raise ValueError(f"{every[0]} is not whole, and there is no other checkpoint under {root}: give one with --ckpt_path")
-    torn = every[: every.index(found)]
-    if torn:
-        print(f"xmodal: {torn[0]} is not whole: going on from {found}, the newest that is", file=sys.stderr)
-    return str(found)
-
-
 def _quieten() -> None:
     """Drop Lightning's advertisements, and its warning that frozen models are in eval mode: they are meant to be."""
     advertisement = logging.Filter()
@@ -256,6 +283,7 @@ def _quieten() -> None:
         logging.getLogger(name).addFilter(advertisement)
     for message in (
         r"Found \d+ module\(s\) in eval mode",
+        r"The number of training batches \(\d+\) is smaller than the logging interval",
         r".*LeafSpec",
         r".*`tensorboardX` has been removed",
         "LightningCLI's args",

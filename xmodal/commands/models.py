@@ -31,7 +31,8 @@ def models(arguments: Sequence[str]) -> None:
         print(json.dumps(records, indent=1))
     else:
         print_table([registry.COLUMNS, *map(registry.row, records)])
-        print("\n`xmodal pull MODEL:CARD` fetches weights that are not here; a path is a card, too.")
+        print("\n* not for commerce, or unknown. --json says all that the cards do, parameters and towers, too.")
+        print("`xmodal pull MODEL:CARD` fetches weights that are not here; a path is a card, too.")
 
 
 def pull(arguments: Sequence[str]) -> None:

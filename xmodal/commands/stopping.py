@@ -62,9 +62,10 @@ def going_on(words: Sequence[str]) -> list[str]:
     if words[:1] != ["fit"]:
         return [*words]  # it passes over what is there, or begins again
     kept: list[str] = []
+    of_a_run = len(words) > 1 and not words[1].startswith("-")
     for word in words:
         if kept[-1:] == ["--ckpt_path"]:
             kept.pop()
         elif not word.startswith("--ckpt_path="):
             kept.append(word)
-    return [*kept, "--ckpt_path", "last"]
+    return kept if of_a_run else [*kept, "--ckpt_path", "last"]

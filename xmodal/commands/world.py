@@ -18,7 +18,12 @@ def world(arguments: Sequence[str]) -> None:
     parser.add_argument("--split", default="test", help="train, validation, test or heldout (default: test)")
     parser.add_argument("-n", "--count", type=positive, default=16, metavar="N", help="clips (default: 16)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--videos", action="store_true", help="mp4 files in a folder for each thing, and no manifest")
     options = parser.parse_args(arguments)
-    from xmodal.miniature.render import render
+    from xmodal.miniature.render import render, render_videos
 
-    print(render(Path(options.output), options.split, options.count, options.seed))
+    chosen = (Path(options.output), options.split, options.count, options.seed)
+    if options.videos:
+        print(f"{options.output}: {len(render_videos(*chosen))} videos")
+    else:
+        print(render(*chosen))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
+from tqdm import tqdm
 
 from xmodal.data.features import FeatureStore
 from xmodal.data.manifest import valid_rows
@@ -51,8 +52,8 @@ def extract(
         for name, feature in features.items():
             store = data.store(feature, crop, trainer.precision)
             if store is None:
-                why = "a random crop and cannot be stored (--data.crop loudest would allow it)"
-                why = why if crop == "random" else "bucket_seconds and cannot be stored"
+                why = "what is read anew each time and cannot be stored (--data.crop loudest would allow it)"
+                why = why if crop != "loudest" else "bucket_seconds and cannot be stored"
                 report.append(f"{split}: {name} depend on {why}")
                 continue
             store.clean_up()
@@ -66,8 +67,12 @@ def extract(
                 continue
             rank_zero_info(f"{split}: {amount}")
             loader: DataLoader[Any] = DataLoader(dataset=source, batch_size=None, num_workers=data.num_workers)
-            worker = Extractor(feature, store, data.batch_size, data.cache_dtype)
-            trainer.predict(worker, loader, return_predictions=False)
+            quiet = None if trainer.is_global_zero else True  # None: on a terminal alone
+            with tqdm(
+                total=len(clips) // trainer.world_size, desc=f"{split}: {name}", unit="clip", delay=1, disable=quiet
+            ) as bar:
+                worker = Extractor(feature, store, data.batch_size, data.cache_dtype, bar.update)
+                trainer.predict(worker, loader, return_predictions=False)
             trainer.strategy.barrier()  # what is counted is what all processes have written
             failures = store.failures()
             failed = sum(clip in failures for clip in clips)
@@ -114,8 +119,11 @@ class Groups(Dataset[tuple[int, list[tuple[int, Any]]]]):
 class Extractor(LightningModule):
     """Computes one feature and writes its shards; what Lightning's ``predict`` drives on every rank."""
 
-    def __init__(self, feature: Feature, store: FeatureStore, batch_size: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, feature: Feature, store: FeatureStore, batch_size: int, dtype: torch.dtype, done: Callable[[int], object]
+    ) -> None:
         super().__init__()
+        self.done = done
         self.feature, self.store, self.batch_size, self.dtype_stored = feature, store, batch_size, dtype
         self.parts = torch.nn.ModuleList(feature.built())
 
@@ -123,15 +131,18 @@ class Extractor(LightningModule):
         """Write the shard of one group."""
         names, loaded = batch
         if not loaded:
+            self.done(len(names))
             return
         good = [(name, item) for name, item in loaded if not isinstance(item, str)]
         failed = {name: item for name, item in loaded if isinstance(item, str)}
+        self.done(len(failed))
         rows: dict[str, list[np.ndarray]] = {}
         for start in range(0, len(good), self.batch_size):
             items = default_collate([item for _, item in good[start : start + self.batch_size]])
             items = {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in items.items()}
             for key, value in self.feature.compute(items).items():
                 rows.setdefault(key, []).append(_storable(value, self.dtype_stored))
+            self.done(len(good[start : start + self.batch_size]))
         arrays = {key: np.concatenate(parts) for key, parts in rows.items()}
         kept = [name for name, _ in good]
         for row in _not_finite(arrays):

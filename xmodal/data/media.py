@@ -34,7 +34,8 @@ class PairedMediaSet(Dataset[dict[str, Any]]):
         seconds: length of every sound.
         short: what shorter sounds get: ``loop`` or ``pad``.
         size: width and height of the pictures.
-        crop: of longer sounds: ``loudest`` (deterministic) or ``random`` (a new whole second of start in each epoch).
+        crop: of longer sounds: ``loudest`` (deterministic) or ``random`` (a new whole second of start in each epoch);
+            ``augmented`` is random and changes what is read, too: see :func:`augmented_picture` and :func:`augmented_sound`.
         inputs: which of ``waveform``, ``pixels`` and ``pan`` to read.
         stored: rows of feature stores, aligned with ``rows``; a whole batch of them is read at once.
         seed: of the random crops. A crop depends on seed, epoch and clip alone, so not on who reads it.
@@ -97,6 +98,12 @@ class PairedMediaSet(Dataset[dict[str, Any]]):
             media = {name: value for name, value in self._sound(row, index, epoch).items() if name in self.inputs}
         if "pixels" in self.inputs:
             media["pixels"] = self._pixels(row)
+        if self.crop == "augmented":
+            random = np.random.default_rng([self.seed, 1, epoch, index])
+            if "waveform" in media:
+                media["waveform"] = augmented_sound(media["waveform"], random)
+            if "pixels" in media:
+                media["pixels"] = augmented_picture(media["pixels"], random, mirror="pan" not in self.inputs)
         return media
 
     def _sound(self, row: Row, index: int, epoch: int) -> dict[str, torch.Tensor]:
@@ -107,7 +114,7 @@ class PairedMediaSet(Dataset[dict[str, Any]]):
         channels, rate = load_channels(source, row.start, row.duration, backend=self.backend)
         waveform = resample(mixed_down(channels, source), rate, self.sample_rate)
         length = round(self.seconds * self.sample_rate) if self.lengths is None else self.lengths[index]
-        if self.crop == "random" and len(waveform) > length:
+        if self.crop != "loudest" and len(waveform) > length:
             starts = (len(waveform) - length) // self.sample_rate + 1
             start = int(np.random.default_rng([self.seed, epoch, index]).integers(starts)) * self.sample_rate
         else:
@@ -154,6 +161,24 @@ def bucket_lengths(rows: Sequence[Row], step: float, longest: float, sample_rate
         steps = max(1, -(-round((seconds or longest) * 1000) // round(step * 1000)))
         lengths.append(round(min(steps * step, longest) * sample_rate))
     return lengths
+
+
+def augmented_sound(waveform: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+    """(T,) up to 6 dB quieter, and moved by up to a tenth of its length, with silence where it leaves a gap."""
+    shift = int(random.uniform(-0.1, 0.1) * len(waveform))
+    moved = torch.nn.functional.pad(waveform, (max(shift, 0), max(-shift, 0)))[max(-shift, 0) :][: len(waveform)]
+    return moved * float(10 ** (random.uniform(-6, 0) / 20))
+
+
+def augmented_picture(pixels: torch.Tensor, random: np.random.Generator, mirror: bool = True) -> torch.Tensor:
+    """(..., 3, H, W) cut to between 80 and 100 percent of its sides and enlarged again, mirrored every second time."""
+    height, width = pixels.shape[-2:]
+    share = random.uniform(0.8, 1)
+    tall, wide = max(1, round(share * height)), max(1, round(share * width))
+    top, left = int(random.integers(height - tall + 1)), int(random.integers(width - wide + 1))
+    piece = pixels[..., top : top + tall, left : left + wide].reshape(-1, 3, tall, wide)
+    made = torch.nn.functional.interpolate(piece, (height, width), mode="bicubic", antialias=True).clamp(0, 1).view_as(pixels)
+    return made.flip(-1) if mirror and random.random() < 0.5 else made
 
 
 def plain(stored: torch.Tensor) -> torch.Tensor:

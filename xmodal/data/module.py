@@ -20,7 +20,7 @@ from xmodal.data.media import INPUTS, MEDIA, PairedMediaSet, bucket_lengths
 from xmodal.frozen import Later
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
-CROPS = ("random", "loudest")
+CROPS = ("random", "loudest", "augmented")
 DOOR = 2  # raised whenever the same file gives other numbers: what was cached before is not used then
 RESIDENT_SHARE = {"cuda": 0.5, "cpu": 0.25}  # of the free memory that `device_resident: auto` takes
 
@@ -39,10 +39,12 @@ class PairedMedia(LightningDataModule):
         short: what shorter sounds get: ``loop`` or ``pad``.
         width, height: pictures are resized to this, in pixels.
         crop: of longer sounds in training: ``random`` (a new second of start each time: nothing heard can be cached) or
-            ``loudest`` (the same window each time). Validation and test always hear the loudest.
+            ``loudest`` (the same window each time). ``augmented`` is random, and pictures are cut and mirrored, sounds moved
+            and quieter, anew at each reading: for few clips. Validation and test always hear the loudest and change nothing.
         batch_size: clips per step.
         num_workers: reading processes.
-        cache: folder of feature stores; None computes everything.
+        cache: folder of feature stores; None computes everything, unless a training stores it, see ``auto_cache``.
+        auto_cache: without ``cache``, let `xmodal fit` store in outputs/cache what each reading of a clip would compute again.
         cache_dtype: float16 or float32, of the floating-point features in the stores.
         cache_limit: gigabytes that one feature of a split may take in the store; what is larger (tokens of long data sets)
             is only stored when this is raised.
@@ -78,6 +80,7 @@ class PairedMedia(LightningDataModule):
         batch_size: int = 16,
         num_workers: int = 4,
         cache: Path | None = None,
+        auto_cache: bool = True,
         cache_dtype: str = "float16",
         cache_limit: float = 50.0,
         inputs: Sequence[str] = MEDIA,
@@ -108,7 +111,7 @@ class PairedMedia(LightningDataModule):
         self.size, self.crop, self.inputs = (width, height), crop, tuple(inputs)
         self.batch_size, self.num_workers = batch_size, num_workers
         self.cache, self.cache_dtype = None if cache is None else Path(cache), DTYPES[cache_dtype]
-        self.cache_limit = cache_limit
+        self.auto_cache, self.cache_limit = auto_cache, cache_limit
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.device_resident, self.bucket_seconds, self.backend = device_resident, bucket_seconds, backend
         self.frames, self.predict_inputs = frames, predict_inputs
@@ -157,7 +160,7 @@ class PairedMedia(LightningDataModule):
         if self.cache is None:
             raise ValueError("the data has no cache folder: give --data.cache FOLDER")
         heard = {"waveform", "pan"} & set(feature.inputs)
-        if not set(feature.inputs) <= set(INPUTS) or (heard and not self.same_sounds(crop)):
+        if not set(feature.inputs) <= set(INPUTS) or (heard and not self.same_sounds(crop)) or crop == "augmented":
             return None
         sound = {"sample_rate": self.sample_rate, "seconds": self.seconds, "short": self.short, "crop": crop}
         picture = {"size": list(self.size), "resize": "bicubic", "frames": self.frames}
@@ -177,7 +180,7 @@ class PairedMedia(LightningDataModule):
 
     def same_sounds(self, crop: str) -> bool:
         """Whether a clip's sound is the same, and as long as others, at every reading: only then what it makes is stored."""
-        return crop != "random" and self.bucket_seconds is None
+        return crop == "loudest" and self.bucket_seconds is None
 
     def clip_names(self, rows: Sequence[Row], inputs: Sequence[str]) -> list[str]:
         """Name each row by what its files are now: a file that is replaced is another clip."""

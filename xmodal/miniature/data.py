@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningDataModule, LightningModule
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
+from tqdm import tqdm
 
 from xmodal.data.pan import pan_of
 from xmodal.miniature import world
@@ -204,7 +206,10 @@ class World(LightningDataModule):
 def precompute(model: LightningModule, clips: Clips, batch_size: int = 64) -> dict[str, Tensor]:
     """Run ``model.features`` once over all clips; float16 tensors on the CPU, one row per clip."""
     rows: list[dict[str, Tensor]] = []
-    for start in range(0, len(clips), batch_size):
+    starts = range(0, len(clips), batch_size)
+    for start in tqdm(starts, f"frozen features of {len(clips)} clips", unit="batch", delay=1, disable=None):
+        if model._trainer is not None and model._trainer.received_sigterm:
+            raise SIGTERMException
         batch = default_collate([clips[i] for i in range(start, min(start + batch_size, len(clips)))])
         batch = {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
         rows.append({name: value.half().cpu() for name, value in model.features(batch).items()})

@@ -32,3 +32,33 @@ def render(folder: Path, split: str = "test", count: int = 16, seed: int = 0) ->
         lines.append(json.dumps({**row, "split": split, "factors": asdict(clip)}))
     text = "\n".join(lines) + "\n"
     return write_beside(folder / "manifest.jsonl", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def render_videos(folder: Path, split: str = "train", count: int = 24, seed: int = 0) -> list[Path]:
+    """Write ``bell/0000.mp4`` and so on: short films with sound in a folder for each thing, as people have them.
+
+    Raises ValueError for an unknown split.
+    """
+    made = []
+    for index, clip in enumerate(world.sample(split, index, seed) for index in range(count)):
+        place = folder / clip.thing
+        place.mkdir(parents=True, exist_ok=True)
+        made.append(write_beside(place / f"{index:04d}.mp4", partial(_write_video, clip)))
+    return made
+
+
+def _write_video(clip: world.Clip, path: Path) -> None:
+    """The clip's picture for as long as its sound."""
+    import av
+    import numpy as np
+
+    sound, rate, shown = world.sound(clip).mean(0, keepdims=True), world.sounds.SAMPLE_RATE, world.picture(clip)
+    with av.open(str(path), "w") as container:
+        video, audio = container.add_stream("mpeg4", rate=8), container.add_stream("aac", rate=rate)
+        video.height, video.width = shown.shape[:2]
+        video.pix_fmt, video.bit_rate = "yuv420p", 2_000_000
+        for _ in range(round(8 * sound.shape[1] / rate)):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound, np.float32), format="fltp", layout="mono")
+        frame.sample_rate = rate
+        container.mux((*video.encode(), *audio.encode(frame), *audio.encode()))

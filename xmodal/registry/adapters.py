@@ -116,6 +116,14 @@ def checkpoints(root: Path) -> Iterator[Path]:
             yield path
 
 
+def best_checkpoint(root: Path) -> Path | None:
+    """Return what a run's folder offers: the newest whole ``best.ckpt``, where its recipe keeps one, else its last one."""
+    from zipfile import is_zipfile
+
+    best = sorted(root.glob("**/best.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return next(filter(is_zipfile, best), None) or next(checkpoints(root), None)
+
+
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
@@ -133,7 +141,7 @@ def _local(name: str, path: Path) -> Found:
         return Found(name, path, section, checked(content.get("record")))
     if (path / ADAPTER).is_file() or (path / RECIPE).is_file():
         return _folder(name, path)
-    newest = next(checkpoints(path), None)
+    newest = best_checkpoint(path)
     if newest is None:
         raise FileNotFoundError(f"{path} is not an adapter folder: it has no {ADAPTER}, and no last.ckpt of a run lies below it")
     return _local(name, newest)

@@ -22,7 +22,7 @@ from xmodal.registry.catalogue import Listing, frozen_classes, read
 PACKAGE = Path(__file__).parent.parent
 GROUP = "xmodal.foundation"
 HAS_CARDS = re.compile(r"^CARDS\b", re.MULTILINE)
-COLUMNS = ("model", "card", "parameters", "dim", "takes", "licence", "commercial", "download", "weights", "towers")
+COLUMNS = ("model", "card", "dim", "takes", "licence", "bytes", "here")
 
 
 def available() -> list[str]:
@@ -135,18 +135,19 @@ def _homes() -> dict[str, str]:
 
 
 def row(record: dict[str, Any]) -> tuple[str, ...]:
-    """Return one of the `records` as the texts of ``COLUMNS``."""
-    units = (("sample_rate", "Hz"), ("image_size", "px"))
-    weights = "-" if not record["weights"] else "shipped" if record["source"].startswith("package:") else "here"
+    """Return one of the `records` as the texts of ``COLUMNS``; a licence with ``*`` forbids commercial use, or is unknown."""
+    takes = []
+    if record["sample_rate"]:
+        takes.append(f"{record['sample_rate'] / 1000:g} kHz")
+    if record["image_size"]:
+        takes.append(f"{record['image_size']} px")
+    here = "-" if not record["weights"] else "ships" if record["source"].startswith("package:") else "yes"
     return (
         record["model"],
         record["card"],
-        f"{record['parameters'] / 1e6:.1f} M" if record["parameters"] else "-",
         str(record["dim"] or "-"),
-        ", ".join(f"{record[key]} {unit}" for key, unit in units if record[key]) or "-",
-        record["licence"],
-        "yes" if record["commercial"] else "no",
+        " ".join(takes) or "-",
+        record["licence"] + " *" * (not record["commercial"]),
         readable(record["size"]) if record["size"] else "-",
-        weights,
-        ", ".join(record["towers"]),
+        here,
     )

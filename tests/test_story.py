@@ -1,0 +1,54 @@
+"""The story of one's own data, in a fresh folder: 24 videos, three commands, a picture and a sound."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.commands.test_lightning import xmodal
+from xmodal.data.manifest import read_manifest
+from xmodal.miniature.render import render_videos
+
+
+def done(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    result = xmodal(*words, cwd=cwd)
+    assert result.returncode == 0, f"{words}\n{result.stderr}"
+    return result
+
+
+@pytest.mark.slow
+def test_from_a_folder_of_videos_to_a_picture_and_a_sound(tmp_path: Path) -> None:
+    videos = render_videos(tmp_path / "clips", "train", 24)
+    manifest = "clips/manifest.jsonl"
+    prepared = done("data", "prepare", "clips", cwd=tmp_path)
+    assert "24 clips" in prepared.stdout
+    assert "24 with video" in prepared.stdout
+    rows = read_manifest(tmp_path / manifest)
+    assert {row.split for row in rows} == {"train", "validation", "test"}
+    assert {row.label for row in rows} == {path.parent.name for path in videos}
+
+    fitted = done("fit", "audiotoken+mini", "--data.manifest", manifest, "--trainer.max_steps", "12", cwd=tmp_path)
+    assert "they are stored first" in fitted.stderr
+    (run,) = (tmp_path / "outputs" / "audiotoken+mini").iterdir()
+    (command,) = (line for line in fitted.stderr.splitlines() if line.startswith("next: xmodal generate"))
+    asked = command.removeprefix("next: xmodal ").replace("SOUND.wav", str(videos[0])).split()
+    (picture,) = done(*asked, cwd=tmp_path).stdout.splitlines()
+    assert Image.open(tmp_path / picture).size == (64, 64)
+
+    again = done("fit", str(run), "--trainer.max_steps", "14", cwd=tmp_path)
+    assert "stored in 0 s" in again.stderr
+    assert "step 14 after" in again.stderr
+    done("test", "outputs/audiotoken+mini", cwd=tmp_path)
+    done("predict", str(run), "--model.num_inference_steps", "2", cwd=tmp_path)
+    assert len(list((run / "predictions").glob("*.png"))) == 24
+    assert {path.name for path in run.iterdir()} == {"version_0", "version_1", "test", "predictions"}
+
+    few = ("--config", "v2a-regression+mini+few", "--data.manifest", manifest, "--trainer.max_steps", "20")
+    done("fit", *few, cwd=tmp_path)
+    assert list((tmp_path / "outputs" / "v2a-regression+mini+few").rglob("best.ckpt"))
+    words = ("--to", "audio", "--adapter", "outputs/v2a-regression+mini+few", "--steps", "2", "-o", "made")
+    done("generate", str(videos[0]), *words, cwd=tmp_path)
+    assert (tmp_path / "made" / f"{videos[0].stem}.wav").stat().st_size > 10_000
