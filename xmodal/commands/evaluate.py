@@ -14,7 +14,7 @@ from typing import Any
 from xmodal.commands.runs import config_of, run_of
 from xmodal.commands.terminal import count, named, progress, seconds
 from xmodal.evaluation import NAMES
-from xmodal.registry.build import current
+from xmodal.registry import renamed
 
 OUTPUT, JUDGED, PREDICTIONS = Path("outputs/evaluate"), "evaluation", "predictions"
 
@@ -76,7 +76,7 @@ def of_run(run: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{run} has made nothing yet: `xmodal predict {shlex.quote(str(run))}` makes {made}")
     content = yaml.safe_load(config.read_text("utf-8"))
     manifest = ((content.get("data") or {}).get("init_args") or {}).get("manifest")
-    module, _, name = current(content["model"]["class_path"]).rpartition(".")
+    module, _, name = renamed.class_path(content["model"]["class_path"]).rpartition(".")
     suite = getattr(getattr(import_module(module), name), "suite", None)
     return {"suite": suite, "fake": made, "real": manifest and Path(manifest), "output": run / JUDGED}
 
