@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("data:main", "manifests: prepare them from folders and data sets, audit their clips"),
     "evaluate": ("evaluate:evaluate", "metrics of made against real, from two folders, with a report"),
     "compare": ("evaluate:compare", "paired differences of two evaluations"),
+    "ablate": ("ablate:ablate", "a grid of recipes, overlays, options and seeds in one table"),
     "study": ("study:study", "ask people: make a page over folders of results, analyse the answers"),
     "export": ("adapters:export", "publish a checkpoint's adapter as a folder"),
     "push": ("adapters:push", "send an adapter to the Hugging Face hub"),
