@@ -78,6 +78,8 @@ def _is_stored(feature: Feature, data: PairedMedia, precision: str) -> bool:
     for split, crop in (("train", data.crop), ("validation", "loudest")):
         rows = [row for row in valid_rows(data.manifest)[0] if row.split in ("", split)]
         store = data.store(feature, crop, precision)
-        if store is not None and list(store.missing([data.clip_names(rows, feature.inputs)])):
+        failed = store.failures() if store is not None else {}
+        clips = [clip for clip in data.clip_names(rows, feature.inputs) if clip not in failed]
+        if store is not None and not store.holds(clips):
             return False
     return True
