@@ -83,3 +83,12 @@ def test_a_world_on_a_full_disk_leaves_no_half_clip(tmp_path: Path, monkeypatch:
     with pytest.raises(OSError, match="No space left"):
         render(tmp_path, count=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_modes_are_as_the_umask_says(tmp_path: Path) -> None:
+    def private(path: Path) -> None:
+        path.touch(mode=0o600)
+        path.chmod(0o600)
+
+    (tmp_path / "plain").touch()
+    assert write_beside(tmp_path / "a", private).stat().st_mode == (tmp_path / "plain").stat().st_mode

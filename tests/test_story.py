@@ -30,21 +30,22 @@ def test_from_a_folder_of_videos_to_a_picture_and_a_sound(tmp_path: Path) -> Non
     assert {row.split for row in rows} == {"train", "validation", "test"}
     assert {row.label for row in rows} == {path.parent.name for path in videos}
 
-    fitted = done("fit", "audiotoken+mini", "--data.manifest", manifest, "--trainer.max_steps", "12", cwd=tmp_path)
+    fitted = done("fit", "audiotoken+mini+samples", "--data.manifest", manifest, "--trainer.max_steps", "12", cwd=tmp_path)
     assert "they are stored first" in fitted.stderr
-    (run,) = (tmp_path / "outputs" / "audiotoken+mini").iterdir()
+    (run,) = (tmp_path / "outputs" / "audiotoken+mini+samples").iterdir()
     (command,) = (line for line in fitted.stderr.splitlines() if line.startswith("next: xmodal generate"))
     asked = command.removeprefix("next: xmodal ").replace("SOUND.wav", str(videos[0])).split()
     (picture,) = done(*asked, cwd=tmp_path).stdout.splitlines()
     assert Image.open(tmp_path / picture).size == (64, 64)
 
+    assert {path.name[:12] for path in run.glob("version_0/samples/*.png")} == {"step-000012-"}
+
     again = done("fit", str(run), "--trainer.max_steps", "14", cwd=tmp_path)
-    assert "stored in 0 s" in again.stderr
+    assert "are stored in outputs/cache already" in again.stderr
     assert "step 14 after" in again.stderr
-    done("test", "outputs/audiotoken+mini", cwd=tmp_path)
-    done("predict", str(run), "--model.num_inference_steps", "2", cwd=tmp_path)
+    done("predict", "outputs/audiotoken+mini+samples", "--model.num_inference_steps", "2", cwd=tmp_path)
     assert len(list((run / "predictions").glob("*.png"))) == 24
-    assert {path.name for path in run.iterdir()} == {"version_0", "version_1", "test", "predictions"}
+    assert {path.name for path in run.iterdir()} == {"version_0", "version_1", "predictions"}
 
     few = ("--config", "v2a-regression+mini+few", "--data.manifest", manifest, "--trainer.max_steps", "20")
     done("fit", *few, cwd=tmp_path)

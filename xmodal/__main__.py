@@ -35,13 +35,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor:main", "what works here, which weights are here, what mends the rest"),
     "adapters": ("adapters:adapters", "the built-in adapters"),
     "recipes": ("recipes:main", "the recipes by name, and which overlay fits which; show, copy"),
+    "completion": ("completion:main", "the script by which bash, zsh or fish completes all this"),
     "world": ("world:world", "render clips of the miniature world"),
 }
 
 
 def usage() -> str:
     """Return the text of `xmodal --help`."""
-    rows = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
+    rows = "\n".join(f"  {name:<10}  {text}" for name, (_, text) in COMMANDS.items())
     return (
         "usage: xmodal COMMAND ...\n\nFrozen foundation models joined by small adapters.\n\n"
         f"commands:\n{rows}\n\noptions:\n  --help, --version\n"

@@ -167,12 +167,13 @@ def write_beside(target: Path, write: Callable[[Path], object]) -> Path:
     lock = _partial(target)
     filled = lock.with_name(lock.name + target.suffix)
     visit(target.parent)
-    with _locked(lock):
+    with _locked(lock) as held:
+        mode = os.fstat(held.fileno()).st_mode
         try:
             write(filled)
             with filled.open("rb+") as file:
                 os.fsync(file.fileno())
-            filled.chmod(lock.stat().st_mode)  # as the umask says, whatever the writer made of it
+            filled.chmod(mode)  # as the umask says, whatever the writer made of it
             filled.replace(target)
         finally:
             _remove(filled)

@@ -110,14 +110,14 @@ def test_the_hubs_cache(tmp_path: Path) -> None:
 
 def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     def version(name: str) -> str:
-        if name in ("av", "gradio"):
+        if name in ("av", "shtab"):
             raise PackageNotFoundError
         return "1.0"
 
     monkeypatch.setattr(doctor, "version", version)
     found = {each.name: each for each in doctor._packages()}
     assert (found["av"].state, found["av"].mend) == ("broken", "pip install av")
-    assert (found["gradio"].state, found["gradio"].mend) == ("note", "pip install 'xmodal[demo]'")
+    assert (found["shtab"].state, found["shtab"].mend) == ("note", "pip install 'xmodal[completion]'")
     assert (found["torch"].state, found["torch"].text) == ("ok", "1.0")
 
 

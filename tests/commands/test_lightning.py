@@ -68,6 +68,27 @@ def only_line(result: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
+def test_the_help_of_a_training_is_a_page(capsys: pytest.CaptureFixture[str]) -> None:
+    from xmodal.__main__ import run
+
+    run(["fit", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 30
+    assert max(map(len, lines)) <= 120
+    assert any("--help-all" in line for line in lines)
+
+
+def test_completion_knows_every_command_and_its_options() -> None:
+    from xmodal.__main__ import COMMANDS
+    from xmodal.commands.completion import whole
+
+    (commands,) = (action for action in whole()._actions if action.dest == "==SUPPRESS==" and action.choices)
+    assert commands.choices.keys() == COMMANDS.keys()
+    for name in ("fit", "generate", "evaluate"):
+        assert len(commands.choices[name]._actions) > 5, name
+    assert "audiotoken-mini" in next(action.choices for action in commands.choices["fit"]._actions if action.dest == "recipe")
+
+
 def test_unknown_command() -> None:
     result = xmodal("generat")
     assert result.returncode == 2
@@ -107,11 +128,12 @@ def recipe(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("change", "words", "expected"),
     [
-        (("dim: 4", "dimm: 4"), [], "Option 'dimm' is not accepted"),
+        (("dim: 4", "dimm: 4"), [], "Option 'dimm' is not accepted: did you mean 'dim'?"),
         (("TinyEncoder", "TinyEncodr"), [], "TinyEncodr"),
         (("tests.tiny.TinyEncoder", "tests.tiny.TinyAdapter"), [], "not correspond to a subclass of Encoder"),
         (("vars.lr", "vars.rate"), [], "vars.rate"),
-        (("", ""), ["--trainer.max_stps", "3"], "max_stps"),
+        (("", ""), ["--trainer.max_step", "3"], "did you mean 'trainer.max_steps'?"),
+        (("max_steps:", "max_stps:"), [], "'trainer.max_stps': did you mean 'trainer.max_steps'?"),
     ],
 )
 def test_bad_recipes(

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from tests.data.test_video import FPS, numbers, write_video
+from xmodal.data.media import augmented_picture, augmented_sound
 from xmodal.data.module import PairedMedia
 from xmodal.data.pan import from_known_pan, heard_pan, known_pan, panned
 from xmodal.frozen import Feature
@@ -147,3 +148,24 @@ def test_bad_options_and_rows(films: Path, tmp_path: Path) -> None:
     late = media(write_manifest(tmp_path, [{"id": "late", "video": "film.mp4", "start": 3.0}]), inputs=["pixels"])
     with pytest.raises(ValueError, match=r"film.mp4 ends before 3.00 s, where the clip 'late' begins"):
         clips(late)
+
+
+def test_augmented_reading_depends_on_seed_epoch_and_clip_alone() -> None:
+    random = lambda: np.random.default_rng([0, 1, 2, 3])  # noqa: E731
+    sound, picture = torch.rand(1000) - 0.5, torch.rand(2, 3, 16, 12)
+    heard, seen = augmented_sound(sound, random()), augmented_picture(picture, random())
+    assert torch.equal(heard, augmented_sound(sound, random()))
+    assert torch.equal(seen, augmented_picture(picture, random()))
+    assert heard.shape == sound.shape
+    assert seen.shape == picture.shape
+    assert 0 <= seen.min() <= seen.max() <= 1
+    assert heard.abs().max() <= sound.abs().max()
+    shifts = [augmented_sound(torch.ones(1000), np.random.default_rng(seed)) for seed in range(20)]
+    assert all(0.9 * 1000 <= int((each > 0).sum()) <= 1000 for each in shifts)
+    assert all(10 ** (-6 / 20) <= float(each.max()) <= 1 for each in shifts)
+    whole = torch.linspace(0, 1, 12).expand(3, 16, 12)
+    mirrored = [augmented_picture(whole, np.random.default_rng(seed))[0, 0].diff().mean() < 0 for seed in range(40)]
+    assert 5 < sum(map(bool, mirrored)) < 35
+    assert not any(
+        augmented_picture(whole, np.random.default_rng(seed), mirror=False)[0, 0].diff().mean() < 0 for seed in range(20)
+    )

@@ -54,6 +54,24 @@ def test_splits_are_dealt_by_the_clips_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("clips", "expected"), [(1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1)), (24, (20, 2, 2)), (200, (160, 20, 20))]
+)
+def test_of_few_clips_each_split_gets_its_share(clips: int, expected: tuple[int, ...], tmp_path: Path) -> None:
+    tree(tmp_path, *(f"{number}.mp4" for number in range(clips)))
+    prepare("folder", tmp_path, tmp_path / "manifest.jsonl", validation=0.1, test=0.1)
+    found = [row.split for row in read_manifest(tmp_path / "manifest.jsonl")]
+    assert tuple(found.count(name) for name in ("train", "validation", "test")) == expected
+
+
+@pytest.mark.parametrize("siblings", [("train", "dog"), ("train", "test")])
+def test_a_single_folder_of_a_splits_name_among_others_is_a_class(siblings: tuple[str, str], tmp_path: Path) -> None:
+    tree(tmp_path, *(f"{folder}/{number}.mp4" for number, folder in enumerate(siblings)))
+    prepare("folder", tmp_path, tmp_path / "manifest.jsonl")
+    found = {(row.label, row.split) for row in read_manifest(tmp_path / "manifest.jsonl")}
+    assert found == ({("train", ""), ("dog", "")} if "dog" in siblings else {("", "train"), ("", "test")})
+
+
+@pytest.mark.parametrize(
     ("stem", "key"),
     [
         ("-0_abc-def__000030", ("-0_abc-def_", 30)),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from lightning.pytorch import Callback
 
+    from xmodal.frozen import Feature
+
 FOLDER = OUTPUTS / "cache"
 GROUPS = 16  # a small data set is stored in so many pieces, each of which a stopped extraction keeps
 
@@ -46,6 +48,9 @@ def cache_where_it_pays(data: Any, task: Any, trainer: Trainer, options: Mapping
                 file=sys.stderr,
             )
         return
+    if all(_is_stored(feature, data, trainer.precision) for feature in kept.values()):
+        print(f"{', '.join(kept)} are stored in {FOLDER} already", file=sys.stderr)
+        return
     often = f"{times:.3g} times" if math.isfinite(times) else "again and again"
     changing = [name for name in features if name not in kept]
     also = f"; {', '.join(changing)} change with each reading and are not stored" if changing else ""
@@ -67,3 +72,14 @@ def readings(trainer: Trainer, clips: int, batch_size: int) -> float:
     steps = trainer.max_steps if trainer.max_steps >= 0 else math.inf
     epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else math.inf
     return min(steps * trainer.accumulate_grad_batches * batch_size / max(1, clips), epochs)
+
+
+def _is_stored(feature: Feature, data: PairedMedia, precision: str) -> bool:
+    for split, crop in (("train", data.crop), ("validation", "loudest")):
+        rows = [row for row in valid_rows(data.manifest)[0] if row.split in ("", split)]
+        store = data.store(feature, crop, precision)
+        failed = store.failures() if store is not None else {}
+        clips = [clip for clip in data.clip_names(rows, feature.inputs) if clip not in failed]
+        if store is not None and not store.holds(clips):
+            return False
+    return True

@@ -12,6 +12,22 @@ from xmodal.commands.stopping import stopping
 from xmodal.commands.terminal import check
 from xmodal.registry.recipe import in_training, of_command
 
+OPTIONS = {
+    "--config RECIPE": "name or path, with overlays: audiotoken+clap+mini; RECIPE alone says the same",
+    "RUN": "the folder of a run, in place of a recipe: its configuration, checkpoint and folder",
+    "--data.manifest FILE": "your clips, of `xmodal data prepare`",
+    "--data.batch_size N": "clips per step",
+    "--trainer.max_steps N": "when to stop",
+    "--trainer.devices N": "how many processors; --trainer.accelerator cpu, gpu, mps",
+    "--trainer.precision P": "32-true, bf16-mixed, 16-mixed",
+    "--ckpt_path WHERE": "last (of this very run), the folder of a run, or a file",
+    "--model.PART CLASS": "another class for a part: --model.adapter my_module.MyAdapter",
+    "--vars.NAME VALUE": "a value that the recipe names: --vars.lr 1e-4",
+    "--seed_everything N": "of weights, order and noise",
+    "--print_config": "what all this makes together, and stop",
+    "--commercial": "refuse parts whose licence forbids commercial use, or is unknown",
+}
+
 
 def main(arguments: Sequence[str]) -> None:
     """Refuse what cannot run, then hand over to Lightning's command line, which reads sys.argv."""
@@ -33,22 +49,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def usage(command: str) -> str:
     """Return the options that people use; Lightning's own help has some hundred lines."""
-    rows = {
-        "--config RECIPE": "name or path, with overlays: audiotoken+clap+mini; RECIPE alone says the same",
-        "RUN": "the folder of a run, in place of a recipe: its configuration, checkpoint and folder",
-        "--data.manifest FILE": "your clips, of `xmodal data prepare`",
-        "--data.batch_size N": "clips per step",
-        "--trainer.max_steps N": "when to stop",
-        "--trainer.devices N": "how many processors; --trainer.accelerator cpu, gpu, mps",
-        "--trainer.precision P": "32-true, bf16-mixed, 16-mixed",
-        "--ckpt_path WHERE": "last (of this very run), the folder of a run, or a file",
-        "--model.PART CLASS": "another class for a part: --model.adapter my_module.MyAdapter",
-        "--vars.NAME VALUE": "a value that the recipe names: --vars.lr 1e-4",
-        "--seed_everything N": "of weights, order and noise",
-        "--print_config": "what all this makes together, and stop",
-        "--commercial": "refuse parts whose licence forbids commercial use, or is unknown",
-    }
-    lines = "\n".join(f"  {name:<22} {text}" for name, text in rows.items())
+    lines = "\n".join(f"  {name:<22} {text}" for name, text in OPTIONS.items())
     return (
         f"usage: xmodal {command} RECIPE|RUN [options]\n\n{lines}\n\nThe rest:\n"
         "  xmodal recipes                     recipes and overlays by name\n"

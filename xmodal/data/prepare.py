@@ -7,13 +7,14 @@ The layouts stand in `xmodal.data.sets`.
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from zlib import crc32
 
 from xmodal.data.clips import Found, Row
 from xmodal.data.manifest import write_manifest
 from xmodal.data.sets import builder
+
+FEW = 200  # clips
 
 
 def prepare(
@@ -22,9 +23,9 @@ def prepare(
     """Write the manifest of a data set; returns the number of clips and the names of those whose files are missing.
 
     ``validation`` and ``test`` are the shares that these splits get of the clips which have none; the others are for
-    training then. A clip's split depends on its id alone, so it stays where it is when others are added; only of a few clips,
-    where the dice give a split none, it gets the nearest one. ``found`` takes in what is wrong with single clips, which are
-    left out then; without it the first is raised.
+    training then. A clip's split depends on its id alone, so it stays where it is when others are added; of at most `FEW` clips
+    each split gets its very share, and one at the border may move then. ``found`` takes in what is wrong with single clips,
+    which are left out then; without it the first is raised.
 
     Raises ValueError for an unknown kind, a layout that does not fit, or where nothing is found; FileNotFoundError.
     """
@@ -49,18 +50,21 @@ def prepare(
 
 
 def _deal(rows: list[Row], validation: float, test: float) -> None:
-    """Deal clips without a split to the splits, by their ids alone, and none of the asked ones empty where there are enough."""
+    """Deal clips without a split to the splits, by their ids alone; of `FEW` by the order of the ids' dice, so that each
+    split gets its share, and at least one clip where there are enough.
+    """
     if not (validation or test):
         return
     places = sorted(rows, key=_place)
     for row in places:
         row["split"] = "validation" if _place(row) < validation else "test" if _place(row) < validation + test else "train"
-    wanted = [name for name, share in (("validation", validation), ("test", test), ("train", 1.0)) if share]
-    for name in wanted:
-        counts = Counter(row["split"] for row in rows)
-        if not counts[name] and counts.most_common(1)[0][1] > 1 and len(rows) >= len(wanted):
-            largest = [row for row in places if row["split"] == counts.most_common(1)[0][0]]
-            largest[-1 if name == "train" else 0]["split"] = name
+    if len(rows) > FEW:
+        return
+    counts = [max(1, round(share * len(rows))) if share else 0 for share in (validation, test)]
+    while sum(counts) >= len(rows) and max(counts):  # something is left for training
+        counts[counts[1] >= counts[0]] -= 1
+    for index, row in enumerate(places):
+        row["split"] = "validation" if index < counts[0] else "test" if index < sum(counts) else "train"
 
 
 def _place(row: Row) -> float:
