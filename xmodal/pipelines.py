@@ -283,8 +283,19 @@ def buildable(kind: type) -> type[Pipeline] | None:
     return made if own else None
 
 
-def join(factory: Callable[[int, int], nn.Module], in_dim: int, out_dim: int) -> Any:
-    """Return ``factory(in_dim, out_dim)``; raises ValueError that names both sizes where the pair cannot be joined."""
+def join(factory: Callable[[int, int], nn.Module] | nn.Module, in_dim: int, out_dim: int) -> Any:
+    """Return ``factory(in_dim, out_dim)``, or an adapter that is given as it is.
+
+    Raises ValueError that names both sizes where the pair cannot be joined.
+    """
+    if isinstance(factory, nn.Module):
+        sizes = list((getattr(factory, "constructed_with", None) or {}).values())[:2]
+        if len(sizes) == 2 and sizes != [in_dim, out_dim]:
+            raise ValueError(
+                f"the {type(factory).__name__} was built from size {sizes[0]} to size {sizes[1]}, but its place is from "
+                f"size {in_dim} to size {out_dim}: build it for these parts"
+            )
+        return factory
     try:
         adapter = factory(in_dim, out_dim)
     except Exception as error:
