@@ -13,6 +13,7 @@ from typing import Any
 from xmodal.frozen import Recorded
 
 TRAINING = ("optimizer", "lr_scheduler", "weights", "predictions")  # of no use to who loads the result
+TASK = "the task"
 MEND = "or set task.recipe to the section model of a recipe, as YAML text"
 
 
@@ -22,9 +23,14 @@ def section_of(task: Recorded) -> dict[str, Any]:
     Raises ValueError that names the part which no recipe can name: one made of parts in memory, a function, a class of the
     running program itself.
     """
-    section = _section(task, "the task")
+    section = _section(task, TASK)
     section["init_args"] = {name: value for name, value in section["init_args"].items() if name not in TRAINING}
     return section
+
+
+def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return constructor arguments as a recipe has them; raises ValueError as `section_of`."""
+    return _options(given, TASK)
 
 
 def _section(made: Any, place: str) -> dict[str, Any]:
@@ -46,7 +52,7 @@ def _section(made: Any, place: str) -> dict[str, Any]:
 
 
 def _options(given: Mapping[str, Any], place: str) -> dict[str, Any]:
-    start = "" if place == "the task" else f"{place}."
+    start = "" if place == TASK else f"{place}."
     return {name: _value(value, f"{start}{name}") for name, value in given.items() if name not in TRAINING and value is not None}
 
 
