@@ -107,6 +107,11 @@ def test_trained_from_python(tmp_path: Path) -> None:
     task, fit = TinyTask(TinyEncoder(), TinyAdapter), trainer(tmp_path)
     fit.fit(task, TinyData())
     fit.save_checkpoint(tmp_path / "a.ckpt")
+    again = Task.from_checkpoint(tmp_path / "a.ckpt")
+    assert torch.equal(again.adapter.linear.weight, task.adapter.linear.weight)
+    task, fit = TinyTask(TinyEncoder(), lambda *sizes: TinyAdapter(*sizes)), trainer(tmp_path)
+    fit.fit(task, TinyData())
+    fit.save_checkpoint(tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match="holds no recipe"):
         TinyTask.from_checkpoint(tmp_path / "a.ckpt")
     again = TinyTask.from_checkpoint(tmp_path / "a.ckpt", encoder=TinyEncoder(), adapter=TinyAdapter)
@@ -143,8 +148,8 @@ def test_bad_sources(tmp_path: Path) -> None:
     torch.save({"a": 1}, tmp_path / "b.ckpt")
     with pytest.raises(ValueError, match="no state_dict"):
         Task.from_checkpoint(tmp_path / "b.ckpt")
-    with pytest.raises(ValueError, match="no recipe"):
-        TinyTask(TinyEncoder()).save_adapter(tmp_path / "x")
+    with pytest.raises(ValueError, match="adapter is <function .*which no recipe can name"):
+        TinyTask(TinyEncoder(), lambda *sizes: TinyAdapter(*sizes)).save_adapter(tmp_path / "x")
 
 
 def test_build_refuses_what_does_not_fit() -> None:

@@ -17,6 +17,7 @@ from xmodal.foundation.base import Adapter
 from xmodal.pipelines import Output, join
 from xmodal.registry.adapters import find
 from xmodal.registry.checkpoint import load_into
+from xmodal.registry.describe import check_rebuilt
 from xmodal.registry.hub import Shared
 from xmodal.registry.publishing import publish
 from xmodal.task import Averaged
@@ -117,11 +118,12 @@ class AdapterTask(Averaged, Shared):
         """Write adapter.safetensors, recipe.yaml and a model card; returns the folder.
 
         ``metrics`` stand in the card, which calls the adapter ``name`` (default: the folder's); ``dtype`` casts the
-        floating-point weights. Raises ValueError without a recipe, and as `xmodal.registry.publishing.publish` does.
+        floating-point weights. Raises ValueError where no recipe describes the parts, and as
+        `xmodal.registry.publishing.publish` does.
         """
+        section = yaml.safe_load(self.described())
         if self.recipe is None:
-            raise ValueError("there is no recipe to save beside the adapter: train through `xmodal fit`, or set task.recipe")
-        section = yaml.safe_load(self.recipe)
+            check_rebuilt(self.adapter)
         record = self.recorded()
         if metrics:
             scores = {score: float(value) for score, value in metrics.items()}

@@ -6,14 +6,62 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Self
+from inspect import BoundArguments, Parameter, signature
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
 
-class Frozen(nn.Module):
+def _recording(construct: Callable[..., None]) -> Callable[..., None]:
+    known = signature(construct)
+
+    @wraps(construct)  # the signature is the recipe's schema
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> None:
+        if type(self).__init__ is wrapped and "constructed_with" not in vars(self):  # not what a constructor calls of those above
+            try:
+                bound = known.bind(self, *args, **kwargs)
+            except TypeError:
+                bound = None  # the call itself says what is wrong
+            if bound is not None:
+                bound.apply_defaults()
+                vars(self)["constructed_with"] = _by_name(bound)
+        construct(self, *args, **kwargs)
+
+    return wrapped
+
+
+def _by_name(bound: BoundArguments) -> dict[str, Any] | None:
+    """Arguments but for the object itself; None where there are nameless ones."""
+    found: dict[str, Any] = {}
+    for name, value in list(bound.arguments.items())[1:]:
+        kind = bound.signature.parameters[name].kind
+        if kind is Parameter.VAR_POSITIONAL and value:
+            return None
+        if kind is Parameter.VAR_KEYWORD:
+            found |= value
+        elif kind is not Parameter.VAR_POSITIONAL:
+            found[name] = value
+    return found
+
+
+class Recorded:
+    """Keeps what it was ``constructed_with``, by name and with defaults: what a recipe says of it.
+
+    None for what was made in another way. ``from_its_place`` counts the arguments in front that the place in a recipe gives.
+    """
+
+    constructed_with: dict[str, Any] | None = None
+    from_its_place: ClassVar[int] = 0
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
+
+
+class Frozen(Recorded, nn.Module):
     """A module whose parameters take no gradients, which stays in eval mode and is absent from state dicts.
 
     Gradients still flow *through* it: AudioToken back-propagates through Stable Diffusion into its adapter. Whether
@@ -27,9 +75,9 @@ class Frozen(nn.Module):
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
             cls.__init__ = _without_side_effect_on_seeds(cls.__init__)  # type: ignore[method-assign]
+        super().__init_subclass__(**kwargs)
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import torch
@@ -20,6 +21,7 @@ from xmodal.data.values import finite
 from xmodal.registry.adapters import Found, find
 from xmodal.registry.build import Builder, kind_of
 from xmodal.registry.checkpoint import load_into
+from xmodal.registry.describe import options_of
 from xmodal.registry.hub import Shared
 from xmodal.registry.publishing import publish
 
@@ -66,7 +68,8 @@ class Pipeline(Shared, ABC):
 
     guidance_scale: float
     num_inference_steps: int
-    found: Found | None = None  # what it was built from, where that still describes it
+    found: Found | None = None  # what it was built from
+    replaced: Mapping[str, Any] = MappingProxyType({})  # parts and options that took the place of its recipe's
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -95,7 +98,7 @@ class Pipeline(Shared, ABC):
             raise ValueError(f"{found.place} holds no recipe: there is nothing to build a pipeline from")
         made = cls.from_recipe(Options(found.recipe, Builder(str(found.place), trust), parts))
         load_into(getattr(made, cls.ADAPTER), found.weights(), found.place)
-        made.found = None if parts else found
+        made.found, made.replaced = found, parts
         return made
 
     @classmethod
@@ -117,14 +120,16 @@ class Pipeline(Shared, ABC):
         return kind.from_found(found, trust, **parts)
 
     def publish(self, folder: Path, name: str | None = None) -> Path:
-        """See `xmodal.registry.hub.Shared`: recipe and record are those that it was loaded from."""
-        if self.found is None:
+        """See `xmodal.registry.hub.Shared`: recipe and record are those that it was loaded from, with what was replaced then."""
+        if self.found is None or self.found.recipe is None:
             raise ValueError(
-                f"this {type(self).__name__} was not loaded from a published adapter, or has other parts than that, so no recipe "
-                "describes it: save its task by task.save_pretrained"
+                f"this {type(self).__name__} was not loaded from a published adapter, so no recipe describes it: save its task, "
+                "by task.save_pretrained"
             )
-        weights = getattr(self, self.ADAPTER).state_dict()
-        return publish(folder, self.found.recipe or {}, weights, self.found.record, name)
+        given = self.found.recipe.get("init_args") or {}
+        options = {name: value for name, value in given.items() if name not in self.replaced}
+        section = {**self.found.recipe, "init_args": {**options, **options_of(self.replaced)}}
+        return publish(folder, section, getattr(self, self.ADAPTER).state_dict(), self.found.record, name)
 
     # ---- parts and where they are
 
@@ -283,8 +288,19 @@ def buildable(kind: type) -> type[Pipeline] | None:
     return made if own else None
 
 
-def join(factory: Callable[[int, int], nn.Module], in_dim: int, out_dim: int) -> Any:
-    """Return ``factory(in_dim, out_dim)``; raises ValueError that names both sizes where the pair cannot be joined."""
+def join(factory: Callable[[int, int], nn.Module] | nn.Module, in_dim: int, out_dim: int) -> Any:
+    """Return ``factory(in_dim, out_dim)``, or an adapter that is given as it is.
+
+    Raises ValueError that names both sizes where the pair cannot be joined.
+    """
+    if isinstance(factory, nn.Module):
+        sizes = list((getattr(factory, "constructed_with", None) or {}).values())[:2]
+        if len(sizes) == 2 and sizes != [in_dim, out_dim]:
+            raise ValueError(
+                f"the {type(factory).__name__} was built from size {sizes[0]} to size {sizes[1]}, but its place is from "
+                f"size {in_dim} to size {out_dim}: build it for these parts"
+            )
+        return factory
     try:
         adapter = factory(in_dim, out_dim)
     except Exception as error:

@@ -16,22 +16,24 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from xmodal.frozen import Feature
+from xmodal.frozen import Feature, Recorded
 from xmodal.pipelines import Pipeline
 from xmodal.registry.adapters import Found, find
 from xmodal.registry.build import Builder
+from xmodal.registry.describe import section_of
 from xmodal.registry.modelcard import versions
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
 
 
-class Task(LightningModule):
+class Task(Recorded, LightningModule):
     """Trains whatever in it asks for gradients.
 
-    ``recipe`` is the resolved ``model:`` section as YAML text. The CLI sets it; from Python it may stay None, and
-    then the parts must be given again when the result is loaded. No hyper-parameters are stored besides. ``record`` says what
-    it was made from (`xmodal.registry.modelcard`); steps, epochs, versions and validation are added from the trainer.
+    ``recipe`` is the resolved ``model:`` section as YAML text. The CLI sets it; from Python it may stay None, and is then made
+    of what the constructors were given, where that can be named (`xmodal.registry.describe`). No hyper-parameters are stored
+    besides. ``record`` says what it was made from (`xmodal.registry.modelcard`); steps, epochs, versions and validation are added
+    from the trainer.
 
     ``pipeline_class`` is what the task becomes in use. It says what the task ``takes`` (modalities, the one that it is for
     first) and ``makes`` (``image`` or ``audio``); a task without it says so itself, or makes nothing.
@@ -183,8 +185,16 @@ class Task(LightningModule):
         for name, value in checkpoint.get("state_dict", {}).items():
             if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
                 raise ValueError(f"{name} is not finite: no checkpoint is written, and the last one stays as it is")
+        try:
+            checkpoint["recipe"], checkpoint["record"] = self.described(), self.recorded()
+        except ValueError:
+            return  # a part that no recipe can name: it must be given again when the file is loaded
+
+    def described(self) -> str:
+        """Return the recipe; raises ValueError that names the part which no recipe can name."""
         if self.recipe is not None:
-            checkpoint["recipe"], checkpoint["record"] = self.recipe, self.recorded()
+            return self.recipe
+        return yaml.safe_dump(section_of(self), sort_keys=False, allow_unicode=True)
 
     def recorded(self) -> dict[str, Any]:
         """Return what the model card tells of a training, as far as it is known."""

@@ -109,10 +109,23 @@ def test_a_task_has_revisions(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_what_no_recipe_describes_is_not_saved(tmp_path: Path) -> None:
-    pipe = xmodal.pipeline("v2a-regression-mini", seconds=1.0)
-    with pytest.raises(ValueError, match="no recipe describes it"):
-        pipe.save_pretrained(tmp_path / "a")
+    from functools import partial
+
+    from tests.vision2audio.parts import Eyes
+    from xmodal.foundation.clip import ImageTower
+
+    built = V2AMapper.from_pretrained("v2a-regression-mini").pipeline()
+    in_memory = xmodal.pipeline("v2a-regression-mini", encoder=lambda: Eyes(128))
+    for pipe, said in (
+        (built, "so no recipe describes it: save its task"),
+        (in_memory, "encoder is <function .*no recipe can name"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            pipe.save_pretrained(tmp_path / "a")
     assert not (tmp_path / "a").exists()
+    changed = xmodal.pipeline("v2a-regression-mini", seconds=1.0, encoder=partial(ImageTower, card="mini", normalize=True))
+    again = xmodal.pipeline(changed.save_pretrained(tmp_path / "b"))
+    assert (again.seconds, find(tmp_path / "b").recipe["init_args"]["encoder"]["init_args"]["normalize"]) == (1.0, True)
 
 
 @pytest.mark.slow
@@ -154,6 +167,15 @@ def test_push_of_a_folder_and_its_refusals(
     assert len(hub.asked) == asked
     with pytest.raises(OSError, match="was not sent to ann/x .*`hf auth login` or HF_TOKEN"):
         push(folder, "ann/x", token="hf_of_another")
+    card = folder / "README.md"
+    text = card.read_text()
+    card.write_text("no head")
+    with pytest.raises(OSError, match="was not sent to ann/x .*no metadata"):
+        push(folder, "ann/x")
+    card.unlink()
+    with pytest.raises(ValueError, match="has no README.md"):
+        push(folder, "ann/x")
+    card.write_text(text)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(OSError, match="this is offline"):
         push(folder, "ann/x")

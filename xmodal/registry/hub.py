@@ -96,13 +96,15 @@ def push(
     check_name(repo_id)
     found = find(folder)
     found.weights()  # whole and finite, or nothing is sent
+    if not (folder / CARD).is_file():
+        raise ValueError(f"{folder} has no {CARD}, which tells others what it is: `xmodal export {folder} -o FOLDER` writes one")
     if offline():
         raise OSError(f"{folder} was not sent to {repo_id}: this is offline (--offline or HF_HUB_OFFLINE=1)")
     from huggingface_hub import CommitOperationAdd, HfApi
 
     names = [name for name in (*FILES, LORA) if (folder / name).is_file()]
     content: dict[str, bytes | str] = {name: str(folder / name) for name in names}
-    card = (folder / CARD).read_text("utf-8") if CARD in names else ""
+    card = (folder / CARD).read_text("utf-8")
     own = f'xmodal.pipeline("{folder.resolve().name}"'
     content[CARD] = card.replace(own, f'xmodal.pipeline("{repo_id}"').encode()
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=each) for name, each in content.items()]
@@ -113,7 +115,9 @@ def push(
             hub.create_branch(repo_id, branch=revision, exist_ok=True)
         hub.create_commit(repo_id, operations, commit_message=commit_message, revision=revision)
     except Exception as error:  # its network libraries' own kinds have changed from version to version
-        reason = (" ".join(str(error).split()) or type(error).__name__).partition(". ")[0][:200]
+        text = " ".join(str(error).split()) or type(error).__name__
+        reason = text[:300] if isinstance(error, ValueError) else text.partition(". ")[0][:200]
+        unknown = getattr(getattr(error, "response", None), "status_code", None) in (401, 403)
         login = "`hf auth login` or HF_TOKEN says who you are, and the token must be allowed to write"
-        raise OSError(f"{folder} was not sent to {repo_id} ({reason}): {login}") from error
+        raise OSError(f"{folder} was not sent to {repo_id} ({reason}): {login if unknown else 'try again'}") from error
     return f"{hub.endpoint}/{repo_id}" + (f"/tree/{revision}" if revision else "")
