@@ -32,7 +32,19 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"evaluation", "metrics", "data", "files", "registry", "task", "foundation.base"},
     "miniature": {"miniature", "foundation", "task", "frozen", "files", "data", "diffusion", "metrics"}
     | {"registry.adapters", "registry.lazy"},
-    "commands": {"", "commands", "routes", "adapter_task", "task", "registry", "data", "files", "evaluation", "miniature"},
+    "commands": {
+        "",
+        "__main__",
+        "commands",
+        "routes",
+        "adapter_task",
+        "task",
+        "registry",
+        "data",
+        "files",
+        "evaluation",
+        "miniature",
+    },
     "__init__": {"registry", "routes"},
     "__main__": {"", "commands"},
 }

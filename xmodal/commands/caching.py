@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from lightning.pytorch import Callback
 
-    from xmodal.frozen import Feature
-
 FOLDER = OUTPUTS / "cache"
 GROUPS = 16  # a small data set is stored in so many pieces, each of which a stopped extraction keeps
 
@@ -74,7 +72,7 @@ def readings(trainer: Trainer, clips: int, batch_size: int) -> float:
     return min(steps * trainer.accumulate_grad_batches * batch_size / max(1, clips), epochs)
 
 
-def _is_stored(feature: Feature, data: PairedMedia, precision: str) -> bool:
+def _is_stored(feature: Any, data: PairedMedia, precision: str) -> bool:
     for split, crop in (("train", data.crop), ("validation", "loudest")):
         rows = [row for row in valid_rows(data.manifest)[0] if row.split in ("", split)]
         store = data.store(feature, crop, precision)

@@ -45,6 +45,7 @@ from xmodal.task import Task
 
 MODE = "omegaconf+"
 MINUTE = timedelta(minutes=1)
+IDLE = ("litlogger", "litmodels", "`weights_only` was not set", "TPU available: False")  # what Lightning says and nobody asked
 
 
 class CLI(LightningCLI):
@@ -278,7 +279,7 @@ def _write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 def _quieten() -> None:
     """Drop Lightning's advertisements, and its warning that frozen models are in eval mode: they are meant to be."""
     advertisement = logging.Filter()
-    advertisement.filter = lambda record: "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()  # type: ignore[method-assign]
+    advertisement.filter = lambda record: not any(word in record.getMessage() for word in IDLE)  # type: ignore[method-assign]
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(advertisement)
     for message in (
