@@ -34,8 +34,9 @@ class AudioToken(AdapterTask):
         prompt: training template; ``{}`` is the place of the pseudo-word.
         l1_weight: lambda of mean |token| (the public code's default).
         l2_weight: lambda of the squared norm.
-        classification_weight: lambda of the distance to the label's own words; needs ``name`` in the batch. Of several
-            pseudo-words it binds the last, where a phrase has its noun; the others are free.
+        classification_weight: lambda of the distance to the label's own words. Several pseudo-words are bound one by one to as
+            many of the label's last words: those of "two large bells" to all three of three, that of "bell" to the last.
+        classification_target: what of the batch is the label: ``name``, or any other text that the data gives.
         seconds: length of sound that a picture is made from; longer sounds give their loudest window.
         short: what happens to shorter sounds: ``loop`` (as published) or ``pad`` with silence.
         guidance_scale, num_inference_steps: defaults of the pipeline that this adapter ships with.
@@ -54,6 +55,7 @@ class AudioToken(AdapterTask):
         l1_weight: float = 0.01,
         l2_weight: float = 0.0,
         classification_weight: float = 0.0,
+        classification_target: str = "name",
         seconds: float = 10.0,
         short: str = "loop",
         guidance_scale: float = 7.5,
@@ -67,7 +69,7 @@ class AudioToken(AdapterTask):
         self.adopt(join(adapter or AudioTokenEmbedder, encoder.width, generator.token_dim))
         self.prompt = prompt
         self.lambdas = {"l1": l1_weight, "l2": l2_weight, "classification": classification_weight}
-        self.seconds, self.short = seconds, short
+        self.classification_target, self.seconds, self.short = classification_target, seconds, short
         self.defaults: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
 
     def frozen_features(self) -> dict[str, Feature]:
@@ -102,9 +104,19 @@ class AudioToken(AdapterTask):
         if self.lambdas["l2"]:
             terms["l2"] = self.lambdas["l2"] * l2_loss(token)
         if self.lambdas["classification"]:
-            labels, noun = self.generator.label_embeds(batch["name"]), token if token.ndim == 2 else token[:, -1]
-            terms["classification"] = self.lambdas["classification"] * classification_loss(noun, labels)
+            bound = self._bound(token, batch[self.classification_target])
+            terms["classification"] = self.lambdas["classification"] * classification_loss(*bound)
         return terms
+
+    def _bound(self, token: Tensor, labels: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Pseudo-words (N, d), and the word embeddings (N, d) that they are bound to."""
+        if token.ndim == 2:
+            return token, self.generator.label_embeds(list(labels))
+        count = token.shape[1]
+        words = [(label.replace("_", " ").split() or [label])[-count:] for label in labels]
+        places = [(row, count - len(own) + index) for row, own in enumerate(words) for index in range(len(own))]
+        rows, columns = zip(*places, strict=True)
+        return token[list(rows), list(columns)], self.generator.label_embeds([word for own in words for word in own])
 
     def make(self, batch: Mapping[str, Any], rows: Sequence[int], generators: list[torch.Generator]) -> AudioTokenOutput:
         """Pictures of a batch's sounds."""

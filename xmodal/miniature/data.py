@@ -26,9 +26,10 @@ class Clips(Dataset[dict[str, Any]]):
 
     Each item holds ``clip`` (its number) and what ``parts`` names: ``pixels`` float32 (3, 64, 64) in [0, 1],
     ``waveform`` float32 mono (40000,) at 16 kHz, ``caption`` str (a new one at every reading), ``full_caption`` str with all
-    attributes, ``heard_caption`` and ``full_heard_caption`` likewise of what a mono sound tells, ``name`` of the thing,
-    ``attributes`` float32 (24,): thing, size and count as a multi-hot vector, ``factors`` int64 (6,): the number of each
-    factor's value, in the order of :data:`world.FACTORS`, and ``pan`` float32 (scalar) from -1, left, to 1, right: what the
+    attributes, ``heard_caption`` and ``full_heard_caption`` likewise of what a mono sound tells, ``phrase`` that in as few words
+    as can be ("two large bells"), ``name`` of the thing, ``attributes`` float32 (24,): thing, size and count as a multi-hot
+    vector, ``factors`` int64 (6,): the number of each factor's value, in the order of :data:`world.FACTORS`, and ``pan``
+    float32 (scalar) from -1, left, to 1, right: what the
     stereo sound's two channels say, with its background noise, not where the world put the thing.
     """
 
@@ -64,6 +65,9 @@ class Clips(Dataset[dict[str, Any]]):
 
     def _heard_caption(self, clip: world.Clip) -> str:
         return heard_caption(clip, np.random.default_rng([clip.seed, 4, self.readings]))
+
+    def _phrase(self, clip: world.Clip) -> str:
+        return world.caption(clip, ("count", "size"))
 
     def _full_heard_caption(self, clip: world.Clip) -> str:
         return heard_caption(clip)
