@@ -117,6 +117,17 @@ def test_shares_of_the_mixture() -> None:
     assert torch.equal(mixed[5]["waveform"], rows[5]["waveform"])
 
 
+def test_shorter_clips() -> None:
+    """Of an own clip that is cut, thing and size are still known, but not how often it would have sounded."""
+    clips = Clips("train", 12, ("waveform", "attributes"), seed=3)
+    short = WildClips(clips, 0.5, 0.0, {}, seconds=1.3)
+    rows = [short[index] for index in range(12)]
+    assert {row["waveform"].shape for row in rows} == {(20_800,)}
+    assert {int(row["attributes"].isnan().sum()) for row in rows} == {3, 6}
+    own = next(row for row in rows if row["attributes"].isnan().sum() == 3)
+    assert torch.equal(own["attributes"][:21], clips[own["clip"]]["attributes"][:21])
+
+
 def test_only_training_is_wild() -> None:
     data = WildWorld(strange=1.0, train_count=8, val_count=8, batch_size=8)
     assert next(iter(data.train_dataloader()))["attributes"].isnan().any(1).all()

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from xmodal.data.window import window
 from xmodal.miniature import wild, world
 from xmodal.miniature.data import LABELS, Clips, World
+from xmodal.miniature.sounds import SECONDS
+from xmodal.miniature.synth import SAMPLE_RATE
 
 
 class WildClips(Dataset[dict[str, Any]]):
@@ -25,10 +28,14 @@ class WildClips(Dataset[dict[str, Any]]):
         strange: share of wild kinds (:func:`xmodal.miniature.wild.render`).
         recorded: share of recordings; a thing of which there is none gives a wild kind.
         recordings: float32 waveforms (T,) at 16 kHz of each thing.
+        seconds: of every clip; of an own one that is shorter than the world's no count is known.
     """
 
-    def __init__(self, clips: Clips, strange: float, recorded: float, recordings: dict[str, list[np.ndarray]]) -> None:
+    def __init__(
+        self, clips: Clips, strange: float, recorded: float, recordings: dict[str, list[np.ndarray]], seconds: float = SECONDS
+    ) -> None:
         self.clips, self.strange, self.recorded, self.recordings = clips, strange, recorded, recordings
+        self.samples = round(seconds * SAMPLE_RATE)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -37,14 +44,21 @@ class WildClips(Dataset[dict[str, Any]]):
         rng = np.random.default_rng([crc32(b"wild"), self.clips.seed, index])
         chance = rng.random()
         if chance >= self.strange + self.recorded:
-            return self.clips[index]
+            return self._own(self.clips[index])
         thing = world.THINGS[rng.integers(len(world.THINGS))]
         recordings = self.recordings.get(thing, [])
         if chance < self.recorded and recordings:
-            waveform = wild.again(recordings[int(rng.integers(len(recordings)))], rng)
+            waveform = wild.again(recordings[int(rng.integers(len(recordings)))], rng, self.samples)
         else:
-            waveform = wild.render(thing, rng)
+            waveform = wild.render(thing, rng, self.samples)
         return {"clip": index, "waveform": torch.from_numpy(waveform), "attributes": _thing_alone(thing)}
+
+    def _own(self, clip: dict[str, Any]) -> dict[str, Any]:
+        if self.samples >= len(clip["waveform"]):
+            return clip
+        counts = torch.tensor([label.isdigit() for label in LABELS])
+        attributes = clip["attributes"].masked_fill(counts, float("nan"))
+        return {**clip, "waveform": window(clip["waveform"], self.samples), "attributes": attributes}
 
 
 def _thing_alone(thing: str) -> Tensor:
@@ -59,7 +73,7 @@ class WildWorld(World):
     """The world for training an ear; only training clips are wild, the others are the world's own.
 
     Args:
-        strange, recorded: shares of the training clips, see :class:`WildClips`.
+        strange, recorded, seconds: of the training clips, see :class:`WildClips`.
         recordings: folder with sounds at 16 kHz as ``THING/NAME.wav``, see ``benchmarks/real_sounds.py``; none by default.
         **world: options of :class:`World`; its parts are ``waveform`` and ``attributes``.
 
@@ -67,15 +81,18 @@ class WildWorld(World):
         FileNotFoundError: the folder of recordings holds none.
     """
 
-    def __init__(self, strange: float = 0.4, recorded: float = 0.0, recordings: Path | None = None, **world: Any) -> None:
+    def __init__(
+        self, strange: float = 0.4, recorded: float = 0.0, recordings: Path | None = None, seconds: float = SECONDS, **world: Any
+    ) -> None:
         super().__init__(parts=["waveform", "attributes"], **world)
-        self.strange, self.recorded, self.folder = strange, recorded, recordings
+        self.strange, self.recorded, self.folder, self.seconds = strange, recorded, recordings, seconds
 
     def _dataset(self, split: str) -> Dataset[dict[str, Any]]:
         clips = Clips(split, self.counts[split], self.parts, self.seed)
         if split != "train":
             return clips
-        return WildClips(clips, self.strange, self.recorded, read_recordings(self.folder) if self.folder else {})
+        recordings = read_recordings(self.folder) if self.folder else {}
+        return WildClips(clips, self.strange, self.recorded, recordings, self.seconds)
 
 
 def read_recordings(folder: Path) -> dict[str, list[np.ndarray]]:

@@ -18,15 +18,16 @@ def stretched(wave: Wave, ratio: float) -> Wave:
 def capture(wave: Wave, rng: Rng) -> Wave:
     """Pass a sound through a random room, microphone, background, recorder and codec: of equal length, peak below 1."""
     wave = peak(wave - wave.mean())
-    wave = _background(peak(_room_and_microphone(wave, rng)), rng)
+    if rng.random() < 0.75:  # else a studio's
+        wave = _background(peak(_room_and_microphone(wave, rng)), rng)
     chance = rng.random()
-    if chance < 0.1:
+    if chance < 0.06:
         wave = np.tanh(peak(wave) * np.float32(between(rng, 1.2, 6)))
-    elif chance < 0.2:
+    elif chance < 0.12:
         wave = np.clip(peak(wave) * np.float32(between(rng, 1.1, 4)), -1, 1)
-    elif chance < 0.3:
+    elif chance < 0.18:
         wave = _coarse(peak(wave), rng)
-    elif chance < 0.5:
+    elif chance < 0.32:
         wave = _codec(wave, rng)
     sign = rng.choice((-1, 1))
     return (peak(wave) * np.float32(sign * 0.99 * 10 ** (-rng.uniform(0, 36) / 20))).astype(np.float32)
@@ -34,14 +35,14 @@ def capture(wave: Wave, rng: Rng) -> Wave:
 
 def _room_and_microphone(wave: Wave, rng: Rng) -> Wave:
     """Reverberation whose treble dies first, an uneven response, and band limits: one FFT each way."""
-    size = fast_length(len(wave) + (SAMPLE_RATE if rng.random() < 0.5 else 0))
+    size = fast_length(len(wave) + (SAMPLE_RATE if rng.random() < 0.35 else 0))
     hertz = np.maximum(np.arange(size // 2 + 1) * (SAMPLE_RATE / size), 10)
     octaves = np.log2(hertz / 30)
-    decibels = np.interp(octaves, np.arange(9), rng.normal(0, rng.uniform(1, 7), 9)) + rng.normal(0, 1.5) * (octaves - 4)
-    if rng.random() < 0.3:
+    decibels = np.interp(octaves, np.arange(9), rng.normal(0, rng.uniform(0.5, 5), 9)) + rng.normal(0, 1) * (octaves - 4)
+    if rng.random() < 0.2:
         decibels -= rng.uniform(6, 24) * np.clip(np.log2(between(rng, 60, 700) / hertz), 0, 4)
-    if rng.random() < 0.35:
-        decibels -= rng.uniform(15, 60) * np.clip(np.log2(hertz / between(rng, 1800, 7500)), 0, 2)
+    if rng.random() < 0.25:
+        decibels -= rng.uniform(15, 60) * np.clip(np.log2(hertz / between(rng, 2200, 7500)), 0, 2)
     gain = 10 ** (np.clip(decibels, -90, 24) / 20)
     if size > len(wave) + SAMPLE_RATE // 2:
         gain = gain * np.fft.rfft(_impulse(rng), size)
@@ -63,10 +64,10 @@ def _impulse(rng: Rng) -> Wave:
 
 def _background(wave: Wave, rng: Rng) -> Wave:
     power = np.sqrt(np.square(wave).mean() + 1e-12)
-    if rng.random() < 0.75:
+    if rng.random() < 0.55:
         hiss = noise(len(wave), between(rng, 10, 300), between(rng, 2500, 8000), rng, rng.uniform(-2.2, 0.4))
         hiss = hiss * (1 + rng.uniform(0, 0.4) * wander(np.arange(len(wave)) / SAMPLE_RATE, 2, rng))
-        level = power * 10 ** (-rng.uniform(8, 55) / 20)
+        level = power * 10 ** (-rng.uniform(12, 60) / 20)
         wave = wave + hiss * np.float32(level / np.sqrt(np.square(hiss).mean() + 1e-12))
     if rng.random() < 0.1:
         times = np.arange(len(wave), dtype=np.float32) / SAMPLE_RATE
@@ -104,10 +105,10 @@ def _codec(wave: Wave, rng: Rng) -> Wave:
     return made[hop : hop + len(wave)]
 
 
-def framed(wave: Wave, rng: Rng) -> Wave:
-    """A clip of 2.5 s as a listener cuts it: any part of a longer sound; a shorter one with silence behind it, or around."""
-    if len(wave) >= SAMPLES:
-        start = int(rng.integers(len(wave) - SAMPLES + 1))
-        return wave[start : start + SAMPLES].copy()
-    start = 0 if rng.random() < 0.75 else int(rng.integers(SAMPLES - len(wave) + 1))
-    return np.pad(wave, (start, SAMPLES - start - len(wave)))
+def framed(wave: Wave, rng: Rng, samples: int = SAMPLES) -> Wave:
+    """A clip of ``samples`` as a listener cuts it: a part of a longer sound; a shorter one with silence behind it, or around."""
+    if len(wave) >= samples:
+        start = int(rng.integers(len(wave) - samples + 1))
+        return wave[start : start + samples].copy()
+    start = 0 if rng.random() < 0.75 else int(rng.integers(samples - len(wave) + 1))
+    return np.pad(wave, (start, samples - start - len(wave)))
