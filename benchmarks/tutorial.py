@@ -48,12 +48,12 @@ def main() -> None:
     found = {
         "processor_minutes": work,
         "cores": os.cpu_count(),
-        "load": [round(each, 1) for each in os.getloadavg()],
+        "load": round(os.getloadavg()[2], 1),
         "minutes": total,
         "commands": rows,
     }
     print(
-        f"{total} minutes ({work} of a processor) on {found['cores']} cores, whose load in the last quarter of an hour was {found['load'][2]}"
+        f"{total} minutes ({work} of a processor) on {found['cores']} cores with a load of {found['load']} in the last quarter of an hour"
     )
     RESULT.write_text(json.dumps(found, indent=1) + "\n")
 
