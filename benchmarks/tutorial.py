@@ -52,9 +52,7 @@ def main() -> None:
         "minutes": total,
         "commands": rows,
     }
-    print(
-        f"{total} minutes ({work} of a processor) on {found['cores']} cores with a load of {found['load']} in the last quarter of an hour"
-    )
+    print(f"{total} minutes ({work} of a processor), {found['cores']} cores, load {found['load']} in the last quarter of an hour")
     RESULT.write_text(json.dumps(found, indent=1) + "\n")
 
 

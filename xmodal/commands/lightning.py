@@ -289,6 +289,7 @@ def _quieten() -> None:
     for message in (
         r"Found \d+ module\(s\) in eval mode",
         r"The number of training batches \(\d+\) is smaller than the logging interval",
+        r"The dirpath has changed from",
         r".*LeafSpec",
         r".*`tensorboardX` has been removed",
         "LightningCLI's args",
