@@ -38,6 +38,7 @@ PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if commands(page)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a dozen commands, on a busy machine
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_in_their_order(page: Path, installed: Path, tmp_path: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")

@@ -47,8 +47,8 @@ def test_from_a_folder_of_videos_to_a_picture_and_a_sound(tmp_path: Path) -> Non
     assert len(list((run / "predictions").glob("*.png"))) == 24
     assert {path.name for path in run.iterdir()} == {"version_0", "version_1", "predictions"}
 
-    few = ("--config", "v2a-regression+mini+few", "--data.manifest", manifest, "--trainer.max_steps", "20")
-    done("fit", *few, cwd=tmp_path)
+    few = ("--config", "v2a-regression+mini+few", "--data.manifest", manifest, "--trainer.max_steps", "8")
+    done("fit", *few, "--trainer.val_check_interval", "4", cwd=tmp_path)
     assert list((tmp_path / "outputs" / "v2a-regression+mini+few").rglob("best.ckpt"))
     words = ("--to", "audio", "--adapter", "outputs/v2a-regression+mini+few", "--steps", "2", "-o", "made")
     done("generate", str(videos[0]), *words, cwd=tmp_path)

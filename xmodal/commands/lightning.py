@@ -67,17 +67,21 @@ class CLI(LightningCLI):
         if config.trainer.default_root_dir is None:
             config.trainer.default_root_dir = str(OUTPUTS / name / run_hash(content))
         root = Path(config.trainer.default_root_dir)
-        given = config.get("ckpt_path")
-        if given == "last" or (given and Path(given).is_dir()):
-            config.ckpt_path = checkpoint_of(root, name, content) if given == "last" else last_checkpoint(run_of(Path(given)))
-            root = root if given == "last" else run_of(Path(given))
-            if self.subcommand != "fit":
-                config.ckpt_path = str(best_checkpoint(root) or config.ckpt_path or "") or None
-            if config.ckpt_path is None and self.subcommand != "fit":
-                # An untrained adapter would be judged, and its numbers would look like a result.
-                raise FileNotFoundError(f"there is no last.ckpt under {root}: train first, or give a path with --ckpt_path")
-            if config.ckpt_path is None:
-                print("the last run was stopped before its first checkpoint: starting anew", file=sys.stderr)
+        given, training = config.get("ckpt_path"), self.subcommand == "fit"
+        if given != "last" and not (given and Path(given).is_dir()):
+            return
+        if given == "last":
+            found = checkpoint_of(root, name, content)
+        else:  # of a run's folder its last one to go on from, the best one otherwise
+            root = run_of(Path(given))
+            last = last_checkpoint(root)
+            found = last if training else str(best_checkpoint(root) or last or "") or None
+        config.ckpt_path = found
+        if found is None and not training:
+            # An untrained adapter would be judged, and its numbers would look like a result.
+            raise FileNotFoundError(f"there is no last.ckpt under {root}: train first, or give a path with --ckpt_path")
+        if found is None:
+            print("the last run was stopped before its first checkpoint: starting anew", file=sys.stderr)
 
     def _content(self) -> dict[str, Any]:
         """The configuration as plain data."""
@@ -285,6 +289,7 @@ def _quieten() -> None:
     for message in (
         r"Found \d+ module\(s\) in eval mode",
         r"The number of training batches \(\d+\) is smaller than the logging interval",
+        r"The dirpath has changed from",
         r".*LeafSpec",
         r".*`tensorboardX` has been removed",
         "LightningCLI's args",
