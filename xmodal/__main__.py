@@ -56,8 +56,8 @@ def run(arguments: Sequence[str]) -> None:
     if "--offline" in arguments:
         os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it
         arguments = [word for word in arguments if word != "--offline"]
-    if arguments[:1] != ["pull"]:
-        # Before a library reads it: a bar for every model that is loaded is noise; only a download takes time.
+    if arguments[:1] not in (["pull"], ["push"]):
+        # Before a library reads it: a bar for every model that is loaded is noise; only what goes over the network takes time.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 import xmodal
 from tests.audio2image.test_embedder import by_rule
+from tests.foundation.test_stable_diffusion import before_step
 from tests.tiny import tiny_sd_parts
 from tests.vision2audio.parts import Eyes, Voice
 from tests.vision2audio.test_regression import public_state
@@ -168,6 +169,17 @@ def test_audiotokens_files_paint_as_in_the_original_order(card: str, tmp_path: P
         spread = expected.std()  # of an untrained network's latents: far above the 1 of trained ones
         close(made / spread, expected / spread, 1e-5)
     assert not torch.allclose(found, without, atol=1e-2)
+
+
+def test_an_imported_embedder_equals_the_public_codes_step(tmp_path: Path) -> None:
+    tensors = load_file(GOLDEN / "audiotoken_train_step.safetensors")
+    torch.save(before_step(tensors), tmp_path / "small.bin")
+    place = import_weights("audiotoken", tmp_path / "small.bin", tmp_path / "out", encoder="mini", generator="mini")
+    model = AudioTokenEmbedder(72, 32)
+    model.load_state_dict(find(place).weights())
+    close(model.eval()(tensors["features"]), tensors["audio_token"], 2e-5)
+    with pytest.raises(ValueError, match=r"does not fit a AudioTokenEmbedder: .*size mismatch for fc1.weight"):
+        xmodal.pipeline(place)
 
 
 def test_the_low_rank_file_is_of_stable_diffusions_own_names_and_shapes(tmp_path: Path) -> None:
@@ -386,6 +398,7 @@ def test_the_command_and_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert recipe["model"]["init_args"]["generator"]["init_args"] == {"card": "sd-1.4", "lora": "lora.safetensors"}
     card = Path("audiotoken-sd14/README.md").read_text()
     assert "8,853,507 parameters" in card
+    assert "Low-rank weights that lie beside it" in card
     assert "| `embedder_learned_embeds.bin` |" in card
     assert "| `low.bin` |" in card
     assert 'xmodal.pipeline("audiotoken-sd14")' in card

@@ -114,6 +114,8 @@ def model_card(name: str, section: Mapping[str, Any], weights: Mapping[str, Tens
     lines += ["## Parts", "", "| part | class | card | licence | commercial use |", "|---|---|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in map(_row, found)]
     lines += ["", f"Strictest terms of these parts, which also bind what the adapter makes: {strictest(found)}.", ""]
+    if [*_low_rank(section)]:
+        lines += ["Low-rank weights that lie beside it are merged into a part; their terms are those of who published them.", ""]
     lines += [*_made_from(record), "## Measured", ""]
     rows = [*_measured(record)]
     return "\n".join([*lines, *(rows or ["Nothing was recorded when it was saved."])]) + "\n"
@@ -156,6 +158,14 @@ def _foreign(node: Any) -> Iterator[str]:
     elif isinstance(node, list):
         for inner in node:
             yield from _foreign(inner)
+
+
+def _low_rank(node: Any) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        if isinstance(node.get("lora"), str):
+            yield node["lora"]
+        for inner in node.values():
+            yield from _low_rank(inner)
 
 
 def _kind(section: Mapping[str, Any]) -> Any:
