@@ -227,3 +227,20 @@ def test_scores(script: ModuleType) -> None:
     low, high = found["interval"]
     assert low < 75 < high
     assert (low, high) == (30.1, 95.4)
+
+
+def test_an_adapter_trains_on_strangers_sounds_of_its_pictures_things() -> None:
+    data = WildWorld(strange=0.5, parts=["name", "phrase"], frozen_parts=["waveform", "pixels"], train_count=24, val_count=2)
+    told, media = data.clips("train", ("name", "phrase")), data.clips("train", ("waveform", "pixels"))
+    own, strange = Clips("train", 24, ("waveform", "pixels", "name", "phrase")), 0
+    for index in range(24):
+        item, plain = {**media[index], **told[index]}, own[index]
+        assert item["name"] == plain["name"]
+        assert torch.equal(item["pixels"], plain["pixels"])
+        if torch.equal(item["waveform"], plain["waveform"]):
+            assert item["phrase"] == plain["phrase"]
+        else:
+            strange += 1
+            assert item["phrase"] == plain["name"], "of a stranger's sound neither size nor number is known"
+    assert 6 <= strange <= 18
+    assert isinstance(data.clips("validation", ("waveform",)), Clips)

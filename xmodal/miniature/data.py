@@ -197,17 +197,20 @@ class World(LightningDataModule):
         )
 
     def _dataset(self, split: str) -> Dataset[dict[str, Any]]:
-        clips = Clips(split, self.counts[split], self.parts, self.seed)
+        clips = self.clips(split, self.parts)
         if not self.frozen_parts:
             return clips
         if self.trainer is None:
             raise RuntimeError("frozen_parts needs a trainer: its model computes the features")
-        raw = Clips(split, self.counts[split], self.frozen_parts, self.seed)
-        return Featured(clips, precompute(self.trainer.lightning_module, raw))
+        return Featured(clips, precompute(self.trainer.lightning_module, self.clips(split, self.frozen_parts)))
+
+    def clips(self, split: str, parts: tuple[str, ...]) -> Dataset[dict[str, Any]]:
+        """The clips of a split, with these parts of each; the same clips whatever the parts."""
+        return Clips(split, self.counts[split], parts, self.seed)
 
 
 @torch.no_grad()
-def precompute(model: LightningModule, clips: Clips, batch_size: int = 64) -> dict[str, Tensor]:
+def precompute(model: LightningModule, clips: Any, batch_size: int = 64) -> dict[str, Tensor]:
     """Run ``model.features`` once over all clips; float16 tensors on the CPU, one row per clip."""
     rows: list[dict[str, Tensor]] = []
     starts = range(0, len(clips), batch_size)

@@ -19,12 +19,13 @@ from xmodal.miniature.synth import SAMPLE_RATE
 
 
 class WildClips(Dataset[dict[str, Any]]):
-    """Waveforms float32 (40000,) and ``attributes`` float32 (24,) as of :class:`Clips`, where NaN stands for what nobody knows.
+    """Clips of which some sound as strangers' do: another kind of their thing, or a recording of one.
 
-    Size and count are known of the world's own clips alone: of a stranger's dog no one can tell whether it is a large one.
+    Size and count are known of the world's own sounds alone: of a stranger's dog no one can tell whether it is a large one. So
+    of the others ``attributes`` (24,) hold NaN for both, and ``phrase`` is the thing's name. The picture stays the clip's.
 
     Args:
-        clips: the world's own, with parts ``waveform`` and ``attributes``.
+        clips: the world's own.
         strange: share of wild kinds (:func:`xmodal.miniature.wild.render`).
         recorded: share of recordings; a thing of which there is none gives a wild kind.
         recordings: float32 waveforms (T,) at 16 kHz of each thing.
@@ -36,6 +37,8 @@ class WildClips(Dataset[dict[str, Any]]):
     ) -> None:
         self.clips, self.strange, self.recorded, self.recordings = clips, strange, recorded, recordings
         self.samples = round(seconds * SAMPLE_RATE)
+        kept = tuple(part for part in clips.parts if part not in ("waveform", "attributes", "phrase"))
+        self.rest = Clips(clips.split, clips.count, kept, clips.seed)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -45,20 +48,26 @@ class WildClips(Dataset[dict[str, Any]]):
         chance = rng.random()
         if chance >= self.strange + self.recorded:
             return self._own(self.clips[index])
-        thing = world.THINGS[rng.integers(len(world.THINGS))]
+        thing = world.sample(self.clips.split, index, self.clips.seed).thing
+        told = {"attributes": _thing_alone(thing), "phrase": thing}
+        item = {**self.rest[index], **{part: told[part] for part in told if part in self.clips.parts}}
+        if "waveform" not in self.clips.parts:
+            return item
         recordings = self.recordings.get(thing, [])
         if chance < self.recorded and recordings:
             waveform = wild.again(recordings[int(rng.integers(len(recordings)))], rng, self.samples)
         else:
             waveform = wild.render(thing, rng, self.samples)
-        return {"clip": index, "waveform": torch.from_numpy(waveform), "attributes": _thing_alone(thing)}
+        return {**item, "waveform": torch.from_numpy(waveform)}
 
     def _own(self, clip: dict[str, Any]) -> dict[str, Any]:
-        if self.samples >= len(clip["waveform"]):
+        if "waveform" not in clip or self.samples >= len(clip["waveform"]):
             return clip
-        counts = torch.tensor([label.isdigit() for label in LABELS])
-        attributes = clip["attributes"].masked_fill(counts, float("nan"))
-        return {**clip, "waveform": window(clip["waveform"], self.samples), "attributes": attributes}
+        made = {**clip, "waveform": window(clip["waveform"], self.samples)}
+        if "attributes" in clip:
+            counts = torch.tensor([label.isdigit() for label in LABELS])
+            made["attributes"] = clip["attributes"].masked_fill(counts, float("nan"))
+        return made
 
 
 def _thing_alone(thing: str) -> Tensor:
@@ -70,29 +79,37 @@ def _thing_alone(thing: str) -> Tensor:
 
 
 class WildWorld(World):
-    """The world for training an ear; only training clips are wild, the others are the world's own.
+    """The world for training ears on strangers' sounds; only training clips are wild, the others are the world's own.
 
     Args:
         strange, recorded, seconds: of the training clips, see :class:`WildClips`.
         recordings: folder with sounds at 16 kHz as ``THING/NAME.wav``, see ``benchmarks/real_sounds.py``; none by default.
-        **world: options of :class:`World`; its parts are ``waveform`` and ``attributes``.
+        parts: see :class:`World`; default ``waveform`` and ``attributes``.
+        **world: further options of :class:`World`.
 
     Raises:
         FileNotFoundError: the folder of recordings holds none.
     """
 
     def __init__(
-        self, strange: float = 0.4, recorded: float = 0.0, recordings: Path | None = None, seconds: float = SECONDS, **world: Any
+        self,
+        strange: float = 0.4,
+        recorded: float = 0.0,
+        recordings: Path | None = None,
+        seconds: float = SECONDS,
+        parts: list[str] | None = None,
+        **world: Any,
     ) -> None:
-        super().__init__(parts=["waveform", "attributes"], **world)
+        super().__init__(parts=["waveform", "attributes"] if parts is None else parts, **world)
         self.strange, self.recorded, self.folder, self.seconds = strange, recorded, recordings, seconds
 
-    def _dataset(self, split: str) -> Dataset[dict[str, Any]]:
-        clips = Clips(split, self.counts[split], self.parts, self.seed)
+    def clips(self, split: str, parts: tuple[str, ...]) -> Dataset[dict[str, Any]]:
+        """See :meth:`World.clips`."""
+        own = Clips(split, self.counts[split], parts, self.seed)
         if split != "train":
-            return clips
+            return own
         recordings = read_recordings(self.folder) if self.folder else {}
-        return WildClips(clips, self.strange, self.recorded, recordings, self.seconds)
+        return WildClips(own, self.strange, self.recorded, recordings, self.seconds)
 
 
 def read_recordings(folder: Path) -> dict[str, list[np.ndarray]]:
