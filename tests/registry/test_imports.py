@@ -26,6 +26,7 @@ from xmodal.foundation.lora import LoRA
 from xmodal.foundation.stable_diffusion import StableDiffusion, build
 from xmodal.registry.adapters import find
 from xmodal.registry.importer import import_weights
+from xmodal.registry.pull import targets
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SD = {"sd-1.4": 768, "sd-2.1": 1024}
@@ -402,6 +403,7 @@ def test_the_command_and_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "| `embedder_learned_embeds.bin` |" in card
     assert "| `low.bin` |" in card
     assert 'xmodal.pipeline("audiotoken-sd14")' in card
+    assert [each.name for each in targets("audiotoken-sd14")] == ["beats:iter3-plus-as2m-cpt2", "stable_diffusion:sd-1.4"]
     # Without the published weights of the frozen parts: one sentence that says how to get them.
     Path("a.txt").write_text("a")
     assert (

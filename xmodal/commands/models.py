@@ -39,7 +39,10 @@ def pull(arguments: Sequence[str]) -> None:
     """Fetch weights."""
     parser = ArgumentParser("xmodal pull", description="Fetch published weights; no other command downloads any.")
     parser.add_argument(
-        "targets", nargs="+", metavar="MODEL[:CARD] | RECIPE", help="a card of `xmodal models`, or a recipe's path"
+        "targets",
+        nargs="+",
+        metavar="MODEL[:CARD] | RECIPE | ADAPTER",
+        help="a card of `xmodal models`, a recipe's name or path, or an adapter's folder",
     )
     words = parser.parse_args(arguments).targets
     from xmodal.registry.pull import pull as fetch

@@ -20,6 +20,7 @@ from urllib.request import Request, urlopen
 
 from xmodal.registry import models as registry
 from xmodal.registry import recipe as parts
+from xmodal.registry.adapters import RECIPE
 from xmodal.registry.cards import HUB, PICKLED, Card, hub_cache, instead, offline, readable, sha256
 from xmodal.registry.recipes import bases
 
@@ -29,8 +30,13 @@ WHOLE = ("*.json", "*.txt", "*.model", "*.safetensors")  # of a repository whose
 
 
 def targets(word: str) -> list[Card]:
-    """Return the cards that ``MODEL``, ``MODEL:CARD`` or a recipe's name or path means; raises ValueError for an unknown name."""
+    """Return the cards that ``MODEL``, ``MODEL:CARD``, a recipe's name or path, or an adapter's folder means.
+
+    Raises ValueError for an unknown name.
+    """
     model = word.partition(":")[0]
+    if (Path(word) / RECIPE).is_file():
+        word = str(Path(word) / RECIPE)
     if model not in registry.available() and (word.endswith((".yaml", ".yml")) or word.partition("+")[0] in bases()):
         found = parts.parts(parts.read([word]))
         for part in found:
