@@ -226,7 +226,7 @@ def main() -> None:
     getting.add_argument("--packages", type=Path, help="folder with .deb files that were downloaded before")
     measuring = commands.add_parser("measure")
     measuring.add_argument("--folder", type=Path, default=Path("outputs/real_sounds"))
-    measuring.add_argument("--ear", default="mini", help="card or folder of BEATs")
+    measuring.add_argument("--ear", default="wild", help="card or folder of BEATs")
     measuring.add_argument("--way", action="store_true")
     measuring.add_argument("--count", type=int, default=512, help="rendered clips")
     measuring.add_argument("--name", default="", help="of the result")

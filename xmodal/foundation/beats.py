@@ -474,19 +474,18 @@ def _official(iteration: str, tuned: str = "") -> Card:
     )  # fmt: skip
 
 
-CARDS: dict[str, Card] = {
-    "mini": Card(
-        source="package:beats",
-        files={"config.json": None, "model.safetensors": None},
-        licence="Apache-2.0",
-        commercial=True,
-        origin="recipes/miniature, with recordings under MIT, CC0 and CC BY 3.0 (benchmarks/real_sounds.csv)",
-        parameters=690_664,
-        dim=128,
-        sample_rate=SAMPLE_RATE,
-        normalized=False,
+def _miniature(folder: str, origin: str) -> Card:
+    """An ear of the miniature world: of its own sounds, or of strangers', too. The first judges what others make."""
+    files = dict.fromkeys(("config.json", "model.safetensors"))
+    return Card(
+        f"package:{folder}", files, "Apache-2.0", True, origin, 690_664, 128, SAMPLE_RATE, normalized=False,
         options={"layers": [2, 3, 4]},
-    ),
+    )  # fmt: skip
+
+
+CARDS: dict[str, Card] = {
+    "mini": _miniature("beats", "recipes/miniature"),
+    "wild": _miniature("beats_wild", "recipes/miniature, with recordings under MIT, CC0, CC BY 3.0 (benchmarks/real_sounds.csv)"),
     **{
         "-".join(part for part in (iteration.lower().replace("_", "-"), tuned) if part): _official(iteration, tuned)
         for iteration in ("iter3_plus_AS2M", "iter3_plus_AS20K", "iter3", "iter2", "iter1")
