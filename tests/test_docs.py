@@ -23,8 +23,8 @@ SHORTER = (
 )
 # What is not in this folder: weights, data sets, earlier runs, the network, another package.
 ABSENT = re.compile(
-    r"answers/|learned_embeds|v2a_mapper_mlps|pull |push |(--config |fit )(?!\S*mini\b)\w|acme-ear|BEATs_iter3|MANIFEST|compare |"
-    r"outputs/audiotoken |--ckpt_path last|vggsound"
+    r"learned_embeds|v2a_mapper_mlps|pull |push |(--config |fit )(?!\S*mini\b)\w|acme-ear|BEATs_iter3|MANIFEST|compare |"
+    r"--overlay first|answers/|outputs/audiotoken |--ckpt_path last|vggsound"
 )
 
 

@@ -46,6 +46,7 @@ class Trainer:
 def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     made = Trainer()
     monkeypatch.setattr(ablate.subprocess, "run", made)
+    monkeypatch.setattr(ablate, "check", lambda *_: None)  # some of these weights are not here
     return made
 
 
@@ -155,6 +156,12 @@ def test_means_intervals_and_paired_differences() -> None:
     assert r"$\Delta$" in ablation.latex(table)
     alone = ablation.tabulate({"one": {0: scores(5.0)}}).cells["one", "CS"]
     assert (alone.low, alone.high) == (4.0, 6.0)
+
+
+def test_missing_weights_are_named_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="xmodal pull"):
+        grid(tmp_path / "out", "v2a-regression", BASE[0])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

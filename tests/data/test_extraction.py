@@ -210,7 +210,7 @@ def test_the_data_says_how_many_clips_a_shard_holds(manifest: Path, tmp_path: Pa
 
 def test_a_random_crop_is_not_stored(manifest: Path, tmp_path: Path) -> None:
     report = store_all(manifest, tmp_path / "cache", crop="random")
-    assert "train: heard depend on a random crop and cannot be stored" in report[0]
+    assert "train: heard depend on what is read anew each time and cannot be stored" in report[0]
     assert "train: colour of 8 clips" in report[1]
 
 

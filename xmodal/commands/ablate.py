@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import xmodal
 from xmodal.commands.runs import run_hash
-from xmodal.commands.terminal import positive, printable
+from xmodal.commands.terminal import check, positive, printable
 from xmodal.files import write_beside
-from xmodal.registry.recipe import read
+from xmodal.registry.recipe import in_training, of_command, read
 
 if TYPE_CHECKING:
     from xmodal.evaluation.ablation import Table
@@ -84,6 +84,9 @@ def ablate(arguments: Sequence[str]) -> None:
             state = "left" if run in left else "ended"
             print(steps if options.print_commands else printable(f"{state:<5}  {run.folder.name}  seed {run.seed}  {run.row}"))
         return
+    for run in {} if options.table else {run.row: run for run in left}.values():
+        words = ["fit", *run.words]
+        check(of_command(words), False, in_training(words))
     failed = [] if options.table else execute(left, options.jobs, options.launcher, dict(options.slurm), options.output)
     print(_table(runs, options.output))
     if failed:
