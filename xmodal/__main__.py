@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -95,6 +96,8 @@ def main() -> None:
 
         print(printable(f"xmodal: error: {text if named else f'{type(error).__name__}: {text}'}"), file=sys.stderr)
         raise SystemExit(getattr(error, "status", 1)) from None
+    finally:
+        gc.freeze()  # or the interpreter goes through all objects once more before it ends, for a second
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@ Nothing heavy is imported before a pipeline is asked for, and a trainer only whe
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,17 +42,30 @@ def pipeline(
 
     Raises ValueError for a name that is none of these, with the nearest built-in ones, and for a recipe that cannot be built.
     """
-    from xmodal.pipelines import buildable
+    with _uncollected():
+        from xmodal.pipelines import buildable
 
-    found = find(name, revision, token, local_files_only)
-    kind = buildable(kind_of(found.class_path, str(found.place), trust)) if found.recipe is not None else None
-    if kind is not None:
-        made = kind.from_found(found, trust, **parts)
-    else:  # a task whose pipeline can be had from itself alone
-        from xmodal.adapter_task import AdapterTask
+        found = find(name, revision, token, local_files_only)
+        kind = buildable(kind_of(found.class_path, str(found.place), trust)) if found.recipe is not None else None
+        if kind is not None:
+            made = kind.from_found(found, trust, **parts)
+        else:  # a task whose pipeline can be had from itself alone
+            from xmodal.adapter_task import AdapterTask
 
-        made = AdapterTask.from_folder(found.place, trust, **parts).pipeline()
-    return made if device is None and dtype is None else made.to(device, dtype)
+            made = AdapterTask.from_folder(found.place, trust, **parts).pipeline()
+        return made if device is None and dtype is None else made.to(device, dtype)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Importing models makes a million objects that all stay: the collector would go through them again and again."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -243,3 +244,17 @@ def test_the_frozen_parts_compute_in_the_asked_precision() -> None:
     noise = torch.Generator().manual_seed(0)
     pixels = pipe(ROOT / "examples" / "sounds" / "bell.wav", num_inference_steps=1, generator=noise, output_type="pt").images
     assert pixels.isfinite().all()
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_loading_leaves_the_garbage_collector_as_it_was(running: bool) -> None:
+    before = gc.isenabled()
+    try:
+        gc.enable() if running else gc.disable()
+        xmodal.pipeline("v2a-regression-mini")
+        assert gc.isenabled() is running
+        with pytest.raises(ValueError, match="no-such-adapter"):
+            xmodal.pipeline("no-such-adapter")
+        assert gc.isenabled() is running
+    finally:
+        gc.enable() if before else gc.disable()
