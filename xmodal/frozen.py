@@ -85,6 +85,8 @@ class Frozen(Recorded, nn.Module):
         self._prefix = ""
         self.register_load_state_dict_post_hook(_forgive_own_keys)
 
+    _assemble: Callable[..., None]  # of those that can be made of parts in memory
+
     @classmethod
     def assembled(cls, *parts: Any, **options: Any) -> Self:
         """Make one of parts in memory, frozen in place, by ``_assemble``: without the constructor, which reads files."""
@@ -92,9 +94,6 @@ class Frozen(Recorded, nn.Module):
         Frozen.__init__(made)
         made._assemble(*parts, **options)
         return made
-
-    def _assemble(self, *parts: Any, **options: Any) -> None:
-        raise NotImplementedError(f"{type(self).__name__} has no way to be made of parts in memory")
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, (nn.Module, nn.Parameter)):

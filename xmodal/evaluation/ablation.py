@@ -7,25 +7,19 @@ from __future__ import annotations
 
 import html
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from xmodal.evaluation.measures import LOWER, ROWS
+from xmodal.evaluation.measures import LOWER, ROWS, Measure
+from xmodal.evaluation.report import STYLE, booktabs, pipes, replace
 from xmodal.evaluation.result import MADE
-from xmodal.files import write_beside
-from xmodal.metrics.human import t_quantile
+from xmodal.metrics.human import half_width
 
 SUMMARY = Path("suite") / "summary.json"
 Scores = Mapping[str, Sequence[float | None]]  # by name: value, low, high
-STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1100px;padding:0 1rem;color:#222;background:#fff}"
-    "table{border-collapse:collapse}th,td{padding:.35rem .8rem;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}"
-    ".wide{overflow-x:auto}figure{display:inline-block;margin:1rem 1.5rem 0 0}figcaption{font-weight:600}.note{color:#555}"
-)
 
 
 @dataclass(frozen=True)
@@ -96,31 +90,12 @@ def text(table: Table) -> str:
 
 def markdown(table: Table) -> str:
     """One line a row, differences behind the values."""
-    head = f"| {' | '.join(['', *map(_title, table.columns)])} |\n|{'---|' * (len(table.columns) + 1)}"
-    lines = [f"| {' | '.join([row, *_cells(table, row)])} |" for row in table.rows]
-    return "\n".join([head, *lines, "", *_notes(table)]) + "\n"
+    return pipes([_title(name) for name in table.columns], _body(table)) + "\n".join(["", *_notes(table), ""])
 
 
 def latex(table: Table) -> str:
     """The same as a booktabs table."""
-    signs = {
-        "↑": r"$\uparrow$",
-        "↓": r"$\downarrow$",
-        "%": r"\%",
-        "_": r"\_",
-        "&": r"\&",
-        "#": r"\#",
-        "Δ": r"$\Delta$",
-        "−": "$-$",
-    }
-
-    def plain(cell: str) -> str:
-        return "".join(signs.get(letter, letter) for letter in cell)
-
-    rows = [rf"{plain(row)} & {' & '.join(map(plain, _cells(table, row)))} \\" for row in table.rows]
-    start = [rf"\begin{{tabular}}{{l{'l' * len(table.columns)}}}", r"\toprule"]
-    head = rf" & {' & '.join(plain(_title(name)) for name in table.columns)} \\"
-    return "\n".join([*start, head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    return booktabs([_title(name) for name in table.columns], _body(table))
 
 
 def page(table: Table) -> str:
@@ -145,26 +120,24 @@ def write(table: Table, folder: Path) -> Path:
     cells = {f"{row}: {name}": vars(each) for (row, name), each in table.cells.items()}
     less = {f"{row}: {name}": vars(each) for (row, name), each in table.differences.items()}
     data = {"rows": table.rows, "columns": table.columns, "cells": cells, "differences": less, "missing": table.missing}
-    folder.mkdir(parents=True, exist_ok=True)
     for name, content in (
         ("table.md", markdown(table)), ("table.tex", latex(table)), ("table.json", json.dumps(data, indent=1) + "\n"),
         ("table.html", page(table)),
     ):  # fmt: skip
-        _write(folder / name, content)
+        replace(folder / name, content)
     return folder / "table.html"
-
-
-def _write(path: Path, content: str) -> None:
-    write_beside(path, lambda partial: partial.write_text(content, "utf-8"))
 
 
 def _estimate(values: Sequence[float], single: Sequence[float | None] | None = None) -> Estimate:
     if len(values) == 1:
         _, low, high = single or (None, None, None)
         return Estimate(values[0], low, high, 1)
-    mean, count = float(np.mean(values)), len(values)
-    half = t_quantile(0.975, count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
-    return Estimate(mean, mean - half, mean + half, count)
+    mean, half = float(np.mean(values)), half_width(np.asarray(values))
+    return Estimate(mean, mean - half, mean + half, len(values))
+
+
+def _body(table: Table) -> list[tuple[str, list[str]]]:
+    return [(row, _cells(table, row)) for row in table.rows]
 
 
 def _cells(table: Table, row: str) -> list[str]:
@@ -185,13 +158,18 @@ def _cell(found: Estimate | None, name: str, signed: bool = False) -> str:
     return f"{value} [{factor * found.low:{form}}, {factor * found.high:{form}}]"
 
 
+def _row(name: str) -> Measure | None:
+    return next((row for row in ROWS if name in row.titles), None)
+
+
 def _title(name: str) -> str:
-    row = next((row for row in ROWS if name in row.titles), None)
-    return name if row is None else f"{row.titles[name]}{' %' if row.percent else ''} {row.better}"
+    row = _row(name)
+    return name if row is None else row.title(name)
 
 
 def _percent(name: str) -> bool:
-    return any(name in row.titles and row.percent for row in ROWS)
+    row = _row(name)
+    return row is not None and row.percent
 
 
 def _notes(table: Table) -> list[str]:
@@ -210,8 +188,8 @@ def _plot(table: Table, name: str) -> str:
     low, high = min(ends), max(ends)
     span, factor = (high - low) or 1.0, 100 if _percent(name) else 1
     place = {row: index for index, row in enumerate(found)}
-    better = max if not any(name in row.titles and row.better == LOWER for row in ROWS) else min
-    best = better(found, key=lambda row: found[row].mean)
+    measure = _row(name)
+    best = (min if measure is not None and measure.better == LOWER else max)(found, key=lambda each: found[each].mean)
     parts = []
     for row, each in found.items():
         y, x = 22 * place[row] + 16, 190 + 240 * (each.mean - low) / span

@@ -102,8 +102,8 @@ def collect(source: Path, modality: str, split: str | None = None) -> list[Item]
     Raises ValueError where there are none or two of one name, FileNotFoundError where the source does not exist.
     """
     if source.is_dir():
-        pictures = {**_stems(source, VIDEO), **_stems(source, IMAGE)}
-        sounds = {**_stems(source, VIDEO), **_stems(source, AUDIO)}
+        pictures = {**stems(source, VIDEO), **stems(source, IMAGE)}
+        sounds = {**stems(source, VIDEO), **stems(source, AUDIO)}
         own = pictures if modality == "image" else sounds
         items = [Item(stem, path, image=pictures.get(stem), audio=sounds.get(stem)) for stem, path in own.items()]
     elif source.is_file():
@@ -124,7 +124,8 @@ def collect(source: Path, modality: str, split: str | None = None) -> list[Item]
     return sorted(items, key=lambda item: item.id)
 
 
-def _stems(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
+def stems(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
+    """The files of a folder with one of these suffixes, by stem; ValueError for two of one stem."""
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if suffix_of(path) in suffixes and path.name[0] != ".":

@@ -64,6 +64,10 @@ class Measure:
         """Titles by score."""
         return self.scores or {self.name: self.name}
 
+    def title(self, score: str) -> str:
+        """How a table calls a score, with its unit and the way to better values."""
+        return f"{self.titles[score]}{' %' if self.percent else ''} {self.better}"
+
     @property
     def table(self) -> tuple[str, ...]:
         """The scores in the suite's table."""

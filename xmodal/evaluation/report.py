@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 CASES = 12
+SIGNS = {
+    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "Δ": r"$\Delta$", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#",
+}  # fmt: skip
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1100px;padding:0 1rem;color:#222;background:#fff}
 table{border-collapse:collapse;margin:1rem 0}th,td{padding:.35rem .8rem;border-bottom:1px solid #ddd;text-align:left}
@@ -50,28 +53,35 @@ def write(found: Evaluation, folder: Path) -> Path:
     counts = {"made": len(found.made), "real": len(found.real), "real_without_made": found.unmatched}
     said = {"absent": found.absent, "left_out": found.left, "warnings": found.warnings}
     content = {"suite": found.suite.name, **counts, "scores": scores, **said}
-    _replace(folder / "table.md", markdown(found))
-    _replace(folder / "table.tex", latex(found))
-    _replace(folder / "summary.json", json.dumps(content, indent=1) + "\n")
-    return _replace(folder / "report.html", html(found))
+    replace(folder / "table.md", markdown(found))
+    replace(folder / "table.tex", latex(found))
+    replace(folder / "summary.json", json.dumps(content, indent=1) + "\n")
+    return replace(folder / "report.html", html(found))
 
 
 def markdown(found: Evaluation) -> str:
     """One line a system, with the suite's columns and their intervals."""
     head, body = _table(found)
-    rule = "---|" * (len(head) + 1)
-    lines = [f"| {' | '.join(['', *(_title(found, name) for name in head)]).strip()} |", f"|{rule}"]
     notes = [f"\n**{line}**" for line in (*found.warnings, *(f"left out: {each}" for each in found.left_out()))]
-    return "\n".join([*lines, *(f"| {row} | {' | '.join(cells)} |" for row, cells in body), *notes]) + "\n"
+    return pipes([_title(found, name) for name in head], body) + "\n".join([*notes, ""] if notes else [])
 
 
 def latex(found: Evaluation) -> str:
     """The same as a booktabs table."""
     head, body = _table(found)
-    arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "%": r"\%", "_": r"\_"}
-    titles = [_plain(_title(found, name), arrows) for name in head]
-    rows = [rf"{_plain(row, arrows)} & {' & '.join(_plain(cell, arrows) for cell in cells)} \\" for row, cells in body]
-    start = rf"\begin{{tabular}}{{l{'l' * len(head)}}}", r"\toprule", rf" & {' & '.join(titles)} \\", r"\midrule"
+    return booktabs([_title(found, name) for name in head], body)
+
+
+def pipes(titles: Sequence[str], body: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """A table in Markdown, of rows (name, cells)."""
+    lines = [f"| {' | '.join(['', *titles]).strip()} |", f"|{'---|' * (len(titles) + 1)}"]
+    return "\n".join([*lines, *(f"| {row} | {' | '.join(cells)} |" for row, cells in body)]) + "\n"
+
+
+def booktabs(titles: Sequence[str], body: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """A table in LaTeX, of rows (name, cells)."""
+    rows = [rf"{' & '.join(map(_plain, [row, *cells]))} \\" for row, cells in body]
+    start = rf"\begin{{tabular}}{{l{'l' * len(titles)}}}", r"\toprule", rf" & {' & '.join(map(_plain, titles))} \\", r"\midrule"
     return "\n".join([*start, *rows, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
@@ -94,7 +104,7 @@ def _table(found: Evaluation) -> tuple[list[str], list[tuple[str, list[str]]]]:
 
 def _title(found: Evaluation, name: str) -> str:
     row = found.suite.of(name)
-    return name if row is None else f"{row.titles[name]}{' %' if row.percent else ''} {row.better}"
+    return name if row is None else row.title(name)
 
 
 def _cell(found: Evaluation, name: str, score: Score | None) -> str:
@@ -106,8 +116,8 @@ def _cell(found: Evaluation, name: str, score: Score | None) -> str:
     return f"{value:.3g}" + ("" if low is None else f" [{low:.3g}, {high:.3g}]")
 
 
-def _plain(text: str, signs: dict[str, str]) -> str:
-    return "".join(signs.get(letter, letter) for letter in text)
+def _plain(text: str) -> str:
+    return "".join(SIGNS.get(letter, letter) for letter in text)
 
 
 def _overview(found: Evaluation) -> str:
@@ -251,7 +261,8 @@ def _sound(path: Path, item: Item, seconds: float = 10.0) -> tuple[str, str]:
     return _data("image/png", _png(spectrogram(waveform.numpy(), rate))), _data("audio/wav", content.getvalue())
 
 
-def _replace(path: Path, text: str) -> Path:
+def replace(path: Path, text: str) -> Path:
+    """Write a text in one move; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_beside(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 

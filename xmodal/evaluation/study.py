@@ -20,6 +20,7 @@ from random import Random
 from typing import Any
 
 from xmodal.data.manifest import read_manifest
+from xmodal.evaluation.items import stems
 from xmodal.files import KINDS, suffix_of, write_beside
 from xmodal.metrics.human import Opinion, Preference, krippendorff_alpha, opinion, preference
 
@@ -123,7 +124,7 @@ def make(systems: Mapping[str, Path], output: Path, given: Path | None = None, p
     target = output / PAGE / "index.html"
     (output / PAGE / "media").mkdir(parents=True, exist_ok=True)
     for name, path in media.items():
-        write_beside(output / PAGE / name, partial(_copy, path))
+        write_beside(output / PAGE / name, partial(shutil.copyfile, path))
     key = {
         "id": identity, "mode": plan.mode, "questions": list(plan.questions), "systems": {v: k for k, v in letters.items()},
         "items": {each["id"]: name for each, name in zip(shown, items, strict=True)},
@@ -207,26 +208,15 @@ def lines(found: Answers) -> list[str]:
     return told
 
 
-def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)
-
-
 def _letters(count: int) -> list[str]:
     return [chr(ord("A") + index) if count <= 26 else f"S{index + 1}" for index in range(count)]
 
 
 def _media(folder: Path) -> dict[str, Path]:
+    """Results by name; the pictures of sounds that `xmodal generate --spectrogram` puts beside them are none."""
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is no folder of results")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        kind = suffix_of(path)
-        if path.name.startswith(".") or ".spectrogram" in path.suffixes or kind not in KINDS:
-            continue
-        if path.stem in found:
-            raise ValueError(f"{found[path.stem]} and {path} have the same name: put only one kind of results into the folder")
-        found[path.stem] = path
-    return found
+    return {name: path for name, path in stems(folder, frozenset(KINDS)).items() if not name.endswith(".spectrogram")}
 
 
 def _sources(given: Path) -> dict[str, Path | str]:

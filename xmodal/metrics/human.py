@@ -52,7 +52,9 @@ def opinion(ratings: Sequence[Sequence[float]] | np.ndarray) -> Opinion:
     if len(rows) < 2 or not all(row.ndim == 1 and len(row) and np.isfinite(row).all() for row in rows):
         raise ValueError(f"expected ratings of at least 2 items, each with at least one rating, got {len(rows)} items")
     every = np.concatenate(rows)
-    return Opinion(float(every.mean()), float(every.std(ddof=1)), _half(every), _half(np.array([row.mean() for row in rows])))
+    return Opinion(
+        float(every.mean()), float(every.std(ddof=1)), half_width(every), half_width(np.array([row.mean() for row in rows]))
+    )
 
 
 def krippendorff_alpha(ratings: Sequence[Sequence[float]]) -> float:
@@ -93,7 +95,8 @@ def t_quantile(share: float, freedom: int) -> float:
     return (low + high) / 2
 
 
-def _half(values: np.ndarray) -> float:
+def half_width(values: np.ndarray) -> float:
+    """Half of the 95 % t interval of the mean of at least two values (n,)."""
     return t_quantile(0.975, len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
 
 

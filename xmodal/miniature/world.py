@@ -143,19 +143,22 @@ def sound(clip: Clip) -> np.ndarray:
     return sounds.render(clip.thing, clip.size, clip.place, clip.count, np.random.default_rng([clip.seed, 2]))
 
 
+def counted(noun: str) -> str:
+    """The noun that stands with a number or an adjective: one flame, not one fire."""
+    return SYNONYMS[noun] if noun in MASS_NOUNS else noun
+
+
 def caption(clip: Clip, attributes: tuple[str, ...] = ("count", "size", "colour", "place", "background"), noun: str = "") -> str:
     """Describe the clip by the named attributes only: "two large red bells on the left, white background"."""
     noun = noun or clip.thing
     words = [getattr(clip, name) for name in ("size", "colour") if name in attributes]
     if clip.count > 1:
         number = {2: "two", 3: "three"}[clip.count] if "count" in attributes else ""
-        noun = SYNONYMS[noun] if noun in MASS_NOUNS else noun
-        text = " ".join([number, *words, noun + "s"]).strip()
+        text = " ".join([number, *words, counted(noun) + "s"]).strip()
     elif noun in MASS_NOUNS and not words:
         text = noun
     else:
-        noun = SYNONYMS[noun] if noun in MASS_NOUNS else noun
-        text = " ".join([*words, noun])
+        text = " ".join([*words, counted(noun)])
         text = f"one {text}" if "count" in attributes else ("an " if text[0] in "aeiou" else "a ") + text
     if "place" in attributes:
         text += {"left": " on the left", "centre": " in the centre", "right": " on the right"}[clip.place]
