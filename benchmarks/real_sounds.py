@@ -210,9 +210,11 @@ def measure(card: str, folder: Path, way: bool, count: int, name: str) -> None:
         for kind, cells in parts.items():
             over = f"mean over things {cells['mean_over_things']:.1f} %"
             print(f"{place:<4} {kind:<9} {cells['percent']:.1f} % of {cells['count']} {cells['interval']}, {over}")
-    for thing, row in report["ear"]["real"]["confusion"].items():
-        cells = sorted(row.items(), key=lambda cell: -cell[1])
-        print(f"  {thing:<10}" + ", ".join(f"{other} {times}" for other, times in cells))
+    for place, parts in report.items():
+        print(f"{place}, real: thing, and what it is taken for")
+        for thing, row in parts["real"]["confusion"].items():
+            cells = sorted(row.items(), key=lambda cell: -cell[1])
+            print(f"  {thing:<10}" + ", ".join(f"{other} {times}" for other, times in cells))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"real_sounds{'_' + name if name else ''}.json").write_text(json.dumps(report, indent=1) + "\n")
 

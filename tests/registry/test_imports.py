@@ -16,10 +16,10 @@ from torch.nn import functional as F
 import xmodal
 from tests.audio2image.test_embedder import by_rule
 from tests.foundation.test_stable_diffusion import before_step
+from tests.registry.test_sharing import run
 from tests.tiny import tiny_sd_parts
 from tests.vision2audio.parts import Eyes, Voice
 from tests.vision2audio.test_regression import public_state
-from xmodal.__main__ import main
 from xmodal.audio2image import AudioTokenEmbedder
 from xmodal.foundation.base import AudioEncoder
 from xmodal.foundation.lora import LoRA
@@ -381,16 +381,9 @@ def test_the_command_and_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     embedder(tmp_path / "embedder_learned_embeds.bin", 768)
     low_rank(painter(768)["unet"], tmp_path / "low.bin")
 
-    def run(*words: str) -> int:
-        monkeypatch.setattr("sys.argv", ["xmodal", *words])
-        try:
-            main()
-        except SystemExit as ended:
-            return int(ended.code or 0)
-        return 0
-
+    bell = str(Path(__file__).parents[2] / "examples/sounds/bell.wav")
     words = ("import", "audiotoken", "embedder_learned_embeds.bin", "-o", "audiotoken-sd14")
-    assert run(*words, "--lora", "low.bin") == 0
+    assert run(monkeypatch, *words, "--lora", "low.bin") == 0
     assert capsys.readouterr().out.strip() == "audiotoken-sd14"
     assert {path.name for path in Path("audiotoken-sd14").iterdir()} == {
         "adapter.safetensors", "lora.safetensors", "recipe.yaml", "README.md",
@@ -407,10 +400,19 @@ def test_the_command_and_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     # Without the published weights of the frozen parts: one sentence that says how to get them.
     Path("a.txt").write_text("a")
     assert (
-        run("generate", str(Path(__file__).parents[2] / "examples/sounds/bell.wav"), "--to", "image", "--adapter", words[-1]) == 1
+        run(
+            monkeypatch,
+            "generate",
+            str(Path(__file__).parents[2] / "examples/sounds/bell.wav"),
+            "--to",
+            "image",
+            "--adapter",
+            words[-1],
+        )
+        == 1
     )
     assert "BEATs_iter3_plus" in capsys.readouterr().err
-    assert run(*words) == 1
+    assert run(monkeypatch, *words) == 1
     assert "exists and is not an empty folder" in capsys.readouterr().err
-    assert run("import", "audiotokn", "x.bin", "-o", "y") == 1
+    assert run(monkeypatch, "import", "audiotokn", "x.bin", "-o", "y") == 1
     assert "did you mean 'audiotoken'" in capsys.readouterr().err
