@@ -22,7 +22,7 @@ class WildClips(Dataset[dict[str, Any]]):
     """Clips of which some sound as strangers' do: another kind of their thing, or a recording of one.
 
     Size and count are known of the world's own sounds alone: of a stranger's dog no one can tell whether it is a large one. So
-    of the others ``attributes`` (24,) hold NaN for both, and ``phrase`` is the thing's noun. The picture stays the clip's.
+    of the others ``attributes`` (24,) hold NaN for both, and ``phrase`` is the thing's name. The picture stays the clip's.
 
     Args:
         clips: the world's own.
@@ -49,7 +49,7 @@ class WildClips(Dataset[dict[str, Any]]):
         if chance >= self.strange + self.recorded:
             return self._own(self.clips[index])
         thing = world.sample(self.clips.split, index, self.clips.seed).thing
-        told = {"attributes": _thing_alone(thing), "phrase": world.counted(thing)}
+        told = {"attributes": _thing_alone(thing), "phrase": thing}
         item = {**self.rest[index], **{part: told[part] for part in told if part in self.clips.parts}}
         if "waveform" not in self.clips.parts:
             return item
