@@ -5,6 +5,8 @@ Asks the shipped generator, which was trained on pictures and sounds of the mini
     IQ   by the picture                        ZS   by the caption as it is
     PD   by the caption, through the prior that was trained on captions of all kinds
     SD   by the thing's name, through the prior that was trained on the names alone
+    MS   by the caption, moved by the difference of both means;  RB  by the known pictures that are nearest to it (1,000 of them)
+    NI   by the caption as it is, after --training-steps more in which noise lay on the pictures' embeddings
 
 and two supervised baselines by the caption: CLIP-TTA and CLAP-TTA start from the same generator and go on with pairs of caption
 and sound, for --training-steps.
@@ -13,12 +15,13 @@ and sound, for --training-steps.
 much better. FAD is in the space of the tagger, tag_top1 is how often it hears the thing (chance: 1 in 18), CLAP the cosine of the
 sound with a sentence about what is to be heard. "gap closed": how much of the way from ZS to IQ a prior goes. The seeds are of
 the noise (of generator and prior); intervals: 95 %, Student's t over them. Also prints the gap of both modalities before and
-after a prior (MS is the free one, which moves by the difference of both means). Writes benchmarks/results/clipsonic_mini.json.
+after a prior. --paths measures some alone and keeps the rest of an earlier report. Writes benchmarks/results/clipsonic_mini.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from trial import (
+    RESULTS,
     Panel,
     Reader,
     captions,
@@ -47,14 +51,18 @@ import xmodal
 from xmodal.foundation.clap import TextTower as ClapText
 from xmodal.foundation.clip import ImageTower
 from xmodal.foundation.clip import TextTower as ClipText
-from xmodal.foundation.diffusion_prior import DiffusionPrior, MeanShift
+from xmodal.foundation.diffusion_prior import DiffusionPrior, MeanShift, Retrieval
 from xmodal.metrics.modality_gap import ModalityGap
 from xmodal.miniature import world
 from xmodal.miniature.training.sounds import FRAMES
 
 COLUMNS = ("tag_top1", "FAD", "CLAP")
-BASELINES = {"CLIP-TTA": "overlays/clipsonic_mini_clip_tta", "CLAP-TTA": "overlays/clipsonic_mini_clap_tta"}
-UNHEARD = ("MS", "PD unguided", "SD by captions")  # only looked at, no sounds are made
+BASELINES = {
+    "CLIP-TTA": "overlays/clipsonic_mini_clip_tta",
+    "CLAP-TTA": "overlays/clipsonic_mini_clap_tta",
+    "NI": "overlays/clipsonic_noise",
+}
+UNHEARD = ("PD unguided", "SD by captions")  # only looked at, no sounds are made
 
 
 def main() -> None:
@@ -64,9 +72,11 @@ def main() -> None:
     parser.add_argument("--training-steps", type=int, default=500, help="of each supervised baseline")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--weights", type=Path, default=Path("outputs/clipsonic_mini"), help="keeps the trained baselines")
+    parser.add_argument("--paths", nargs="+", default=[], metavar="PATH", help="default: all")
     options = parser.parse_args()
     options.weights.mkdir(parents=True, exist_ok=True)
-    pipes = {name: baseline(name, options.training_steps, options.weights) for name in BASELINES}
+    asked_for = [name for name in BASELINES if not options.paths or name in options.paths]
+    pipes = {name: baseline(name, options.training_steps, options.weights) for name in asked_for}
     pipes["CLIPSonic"] = xmodal.pipeline("clipsonic-mini")
 
     clips = unseen(options.count)
@@ -74,17 +84,19 @@ def main() -> None:
     panel = Panel("text2audio", clips)
     guidance = pipes["CLIPSonic"].guidance_scale
     print(f"{len(clips)} unseen clips, world {world.VERSION}, guidance {guidance}, {options.steps} steps")
+    settings = {"count": len(clips), "world": world.VERSION, "training_steps": options.training_steps}
+    settings |= {"guidance_scale": guidance, "steps": options.steps, "seeds": options.seeds}
     report: dict[str, Any] = {"real sounds": one(panel, waveforms(clips))}
     print("real sounds  " + "  ".join(f"{key} {value['value']:.3f}" for key, value in report["real sounds"].items()))
-    values: dict[str, list[dict[str, Any]]] = {}
+    values: dict[str, list[dict[str, Any]]] = kept(settings, options.paths) if options.paths else {}
     fixed = embedded(clips, asked)
     for seed in options.seeds:
         queries = conditions(fixed, seed, pipes["CLIPSonic"].prior_options)
         if seed == options.seeds[0]:
             report["modality gap"], report["readable"] = gaps(queries), readable(queries, clips)
-        queries |= {name: fixed[name] for name in BASELINES}
+        queries |= {name: fixed[name] for name in asked_for}
         for path, condition in queries.items():
-            if path in UNHEARD:
+            if path in UNHEARD or (options.paths and path not in options.paths):
                 continue
             pipe = pipes.get(path, pipes["CLIPSonic"])
             values.setdefault(path, []).append(one(panel, voiced(pipe, condition, options.steps, guidance, seed)))
@@ -92,15 +104,21 @@ def main() -> None:
                 f"seed {seed}  {path:<9}" + "  ".join(f"{key} {values[path][-1][key]['value']:.3f}" for key in COLUMNS),
                 flush=True,
             )
-    report |= {"seeds": options.seeds, "paths": values, "over seeds": {}}
+    report |= {"paths": values, "over seeds": {}}
     for path, rows in values.items():
         means = {key: over_seeds([row[key]["value"] for row in rows]) for key in COLUMNS}
         report["over seeds"][path] = {key: asdict(score) for key, score in means.items()}
         print(f"{path:<9} " + "  ".join(f"{key} {spoken_score(score)}" for key, score in means.items()))
     report["gap closed"] = closed(values)
-    settings = {"count": len(clips), "world": world.VERSION, "training_steps": options.training_steps}
-    settings |= {"guidance_scale": guidance, "steps": options.steps}
     save("clipsonic_mini", {**settings, **report})
+
+
+def kept(settings: dict[str, Any], measured_again: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """The paths of the last report that are not measured again; ValueError where it was made with other settings."""
+    found = json.loads((RESULTS / "clipsonic_mini.json").read_text("utf-8"))
+    if any(found[key] != value for key, value in settings.items()):
+        raise ValueError(f"the last report was not made with {settings}: leave out --paths")
+    return {path: rows for path, rows in found["paths"].items() if path not in measured_again}
 
 
 def baseline(name: str, steps: int, folder: Path) -> Any:
@@ -118,11 +136,14 @@ def embedded(clips: list[world.Clip], asked: list[str]) -> dict[str, Tensor]:
     eyes, reader = ImageTower(), ClipText()
     others = [world.sample("train", index) for index in range(1000)]
     text = F.normalize(reader.embed(asked), dim=-1)
-    shift = MeanShift.fit(reader.embed(captions(others)), eyes.embed(pixels(others)))
+    known = eyes.embed(pixels(others))
+    shift = MeanShift.fit(reader.embed(captions(others)), known)
     return {
         "IQ": F.normalize(eyes.embed(pixels(clips)), dim=-1),
         "ZS": text,
         "MS": shift.sample(text),
+        "RB": Retrieval.fit(known).sample(text),
+        "NI": text,
         "names": F.normalize(reader.embed([f"a photo of {clip.thing}" for clip in clips]), dim=-1),
         "CLIP-TTA": text,
         "CLAP-TTA": ClapText().embed(asked),
@@ -144,6 +165,7 @@ def conditions(fixed: dict[str, Tensor], seed: int, options: dict[str, Any]) -> 
         "PD unguided": captions_prior.sample(text, generator=noise()),
         "SD by captions": names_prior.sample(text, generator=noise(), **options),
         "MS": fixed["MS"],
+        "RB": fixed["RB"],
     }
 
 
@@ -211,7 +233,9 @@ def closed(values: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         return (it - zs) / (iq - zs) if iq != zs else float("nan")
 
     for key in COLUMNS:
-        for path in ("PD", "SD"):
+        for path in ("PD", "SD", "MS", "RB"):
+            if path not in values:
+                continue
             rows = zip(values["ZS"], values["IQ"], values[path], strict=True)
             score = over_seeds([share(*(each[key]["value"] for each in row)) for row in rows])
             found[f"{path} {key}"] = asdict(score)

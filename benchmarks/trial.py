@@ -1,6 +1,6 @@
-"""What the benchmarks of generated sounds share: tasks trained from recipes with several seeds, and the judges of sounds.
+"""What the benchmarks of trained adapters share: tasks trained from recipes with several seeds, and the judges of what they make.
 
-A task's frozen features are computed once and serve every seed. The judges are those of `xmodal evaluate`, of sounds in memory.
+A task's frozen features are computed once and serve every seed. The judges are those of `xmodal evaluate`, of tensors in memory.
 """
 
 from __future__ import annotations
@@ -148,14 +148,18 @@ class Panel:
         self.judges: Judges = assemble(suite, None, CLIP, CLAP, SECONDS, world.THINGS)
         self.clips = list(clips)
         everything = self.clips + [world.sample("test", index, seed=2) for index in range(more)]
-        self.real = self._view(waveforms(everything), everything)
-        if self.judges.clip is not None:
-            self.real.add("image", _judged(self.judges.clip, pixels(everything), self.real.ids))
+        real = {"image": pixels, "audio": waveforms}
+        own = self.judges.modality
+        self.real = self._view(real[own](everything), everything)
+        if self.judges.clip is not None and self.judges.clap is not None:
+            other = "audio" if own == "image" else "image"
+            judge = self.judges.clap if other == "audio" else self.judges.clip
+            self.real.add(other, _judged(judge, real[other](everything), self.real.ids))
 
     def score(
         self, made: Tensor, wanted: Iterable[str], clips: Sequence[world.Clip] | None = None, draws: int | None = None
     ) -> dict[str, Score]:
-        """Scores of sounds (N, T) that were asked for with the panel's clips, or with ``clips``."""
+        """Scores of sounds (N, T) or pictures (N, 3, H, W) that were asked for with the panel's clips, or with ``clips``."""
         rows = [MEASURES[name] for name in wanted]
         given = results(self.judges, self.real, self._view(made, clips or self.clips), rows, True, draws)
         if given.absent:
@@ -163,12 +167,14 @@ class Panel:
         return {name: score for result in given.found.values() for name, score in result.scores.items()}
 
     def _view(self, made: Tensor, clips: Sequence[world.Clip]) -> View:
-        items = [Item(f"{index:06d}", Path(), clip.thing, heard_caption(clip)) for index, clip in enumerate(clips)]
-        view = View(items)
-        if self.judges.clap is None:
-            raise RuntimeError("the panel needs a CLAP")
+        both = {"image": Path(), "audio": Path()}  # every clip has a picture and a sound, in memory
+        items = [Item(f"{index:06d}", Path(), clip.thing, heard_caption(clip), **both) for index, clip in enumerate(clips)]
+        view, own = View(items), self.judges.modality
+        judge = self.judges.clip if own == "image" else self.judges.clap
+        if judge is None:
+            raise RuntimeError(f"the panel needs a {'CLIP' if own == 'image' else 'CLAP'}")
         view.add("tagger", _judged(self.judges.tagger, made, view.ids))
-        view.add("audio", _judged(self.judges.clap, made, view.ids))
+        view.add(own, _judged(judge, made, view.ids))
         return view
 
 

@@ -307,14 +307,14 @@ class _Baseline(Identity):
             raise FileNotFoundError(f"{type(self).__name__} has no published weights: card {card!r} must be a folder of its own")
         config, state = read_folder(Path(card), f"{type(self).__name__}.fit(...).save(folder)")
         _check_class(config, type(self).__name__, Path(card))
-        sizes = {key: int(config[key]) for key in ("dim", "hidden") if key in config}
+        sizes = {key: int(config[key]) for key in ("dim", "hidden", "count") if key in config}
         net = self._build(**sizes)
         assign(net, state, Path(card), type(self).__name__)
         self._assemble(net, **sizes)
 
     @classmethod
     def from_model(cls, net: nn.Module, **sizes: int) -> Self:
-        """Build from a module in memory, which is frozen in place; ``sizes`` are ``dim`` (and ``hidden`` of an MLP)."""
+        """Build from a module in memory, which is frozen in place; ``sizes``: ``dim``, and an MLP's ``hidden`` or a bank's ``count``."""
         return cls.assembled(net, **sizes)
 
     def _assemble(self, net: nn.Module, **sizes: int) -> None:
@@ -386,6 +386,36 @@ class MLP(_Baseline):
         return cls.from_model(net, dim=text.shape[1], hidden=hidden)
 
 
+class Bank(nn.Module):
+    """Unit vectors of known pictures (N, d), and how soft the choice among them is."""
+
+    def __init__(self, dim: int, count: int, temperature: float = 0.02) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.zeros(count, dim))
+        self.temperature = nn.Parameter(torch.tensor(temperature))
+
+    def forward(self, text: Tensor) -> Tensor:
+        """(B, d) -> (B, d): the known vectors' mean, weighted by a softmax over their cosines to the text."""
+        return (text @ self.rows.T / self.temperature).softmax(-1) @ self.rows
+
+
+class Retrieval(_Baseline):
+    """The known picture embeddings that lie nearest, as a weighted mean: projection onto a memory (DeCap, arXiv 2303.03032)."""
+
+    @staticmethod
+    def _build(dim: int, count: int = 1) -> nn.Module:
+        return Bank(dim, count)
+
+    @classmethod
+    def fit(cls, image: Tensor, temperature: float = 0.02) -> Self:
+        """Keep picture embeddings (N, d); a low ``temperature`` takes the nearest alone, and must be above 0 (ValueError)."""
+        if not temperature > 0:
+            raise ValueError(f"temperature {temperature} must be above 0")
+        net = Bank(image.shape[1], len(image), temperature)
+        net.rows.data = F.normalize(image.float(), dim=-1)
+        return cls.from_model(net, dim=image.shape[1], count=len(image))
+
+
 def _like(module: nn.Module, x: Any) -> Any:
     """Give a tensor of floating point the precision of a module's weights."""
     return x.to(next(module.parameters()).dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
@@ -439,6 +469,7 @@ def tiny() -> dict[str, Callable[[], Frozen]]:
         "Identity": lambda: Identity(dim=24),
         "MeanShift": lambda: MeanShift.from_model(Shift(24), dim=24),
         "Linear": lambda: Linear.from_model(nn.Linear(24, 24), dim=24),
+        "Retrieval": lambda: Retrieval.fit(torch.eye(24)),
         "MLP": lambda: MLP.from_model(MLP._build(24, 48), dim=24, hidden=48),
     }
 

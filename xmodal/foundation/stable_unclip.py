@@ -7,6 +7,7 @@ e is the width of CLIP's embedding.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -14,11 +15,14 @@ from torch import Tensor
 
 from xmodal.diffusion.sampling import Generators, draw_noise
 from xmodal.foundation.base import Card, ImageGenerator
+from xmodal.foundation.stable_diffusion import CARDS as PAINTERS
 from xmodal.foundation.stable_diffusion import DTYPES, StableDiffusion, read_parts, tiny_parts
 from xmodal.frozen import Frozen
 from xmodal.registry.cards import any_card, locate
-from xmodal.registry.checkpoint import read_module, read_scheduler
+from xmodal.registry.checkpoint import CONFIG as OVER
+from xmodal.registry.checkpoint import read_folder, read_module, read_scheduler, write_folder
 
+AS_WORDS = "text_image_proj"  # diffusers' name for embeddings that stand as words beside the text
 PARTS = ("image_normalizer", "image_noising_scheduler")
 HUB_FILES = ["*/*.json", "tokenizer/merges.txt", "text_encoder/model.safetensors"] + [
     f"{part}/diffusion_pytorch_model.safetensors" for part in ("vae", "unet", "image_normalizer")
@@ -46,13 +50,17 @@ class StableUnCLIP(StableDiffusion):
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
         folder = locate(card_of(card), local_files_only)
-        self._assemble(**read_parts(folder, DTYPES[dtype]))
+        laid_over = (folder / OVER).is_file()
+        self._assemble(**(_read_over(folder, DTYPES[dtype]) if laid_over else read_parts(folder, DTYPES[dtype])))
         lacking = [part for part in PARTS if not (folder / part).is_dir()]
         if lacking:
             raise FileNotFoundError(f"{folder} lacks {', '.join(lacking)}: copy the whole folder of a Stable unCLIP")
         from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
 
-        self._see(read_module(StableUnCLIPImageNormalizer, folder / PARTS[0]), read_scheduler(folder / PARTS[1]))
+        self._see(
+            read_module(StableUnCLIPImageNormalizer, folder / PARTS[0], low_cpu_mem_usage=False),
+            read_scheduler(folder / PARTS[1]),
+        )
 
     @classmethod
     def from_parts(
@@ -145,13 +153,67 @@ class StableUnCLIP(StableDiffusion):
 
     def _predict(self, latents: Tensor, timestep: Tensor, prompt_embeds: Tensor, labels: Tensor | None = None) -> Tensor:
         dtype, labels = self.unet.dtype, self._empty(prompt_embeds) if labels is None else labels
-        states = prompt_embeds.to(dtype)
-        return self.unet(latents.to(dtype), timestep, encoder_hidden_states=states, class_labels=labels.to(dtype)).sample
+        states, given = prompt_embeds.to(dtype), {}
+        if self.unet.config.encoder_hid_dim_type == AS_WORDS:
+            given = {"added_cond_kwargs": {"image_embeds": labels[:, : self.embedding_dim].to(dtype)}}
+        return self.unet(latents.to(dtype), timestep, encoder_hidden_states=states, class_labels=labels.to(dtype), **given).sample
 
 
 def card_of(name: str) -> Card:
     """Return the card of a name, a hub id or a path."""
     return any_card(CARDS, name, "stable_unclip", HUB_FILES)
+
+
+def with_embedding(unet: Any, dim: int) -> Any:
+    """A UNet of the same weights that reads an embedding of ``dim`` numbers besides, at both places of the original
+    (arXiv 2204.06125, section 2.1): beside the time, which changes nothing before training, and as words beside the text.
+
+    Raises ValueError where ``dim`` is not the width of the text encoder's output.
+    """
+    from diffusers import UNet2DConditionModel
+
+    width = unet.config.cross_attention_dim
+    if width != dim:
+        raise ValueError(
+            f"the painter reads words of {width} numbers, which embeddings of {dim} cannot become: take one of {width}"
+        )
+    labels = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 2 * dim}
+    words = {"encoder_hid_dim_type": AS_WORDS, "encoder_hid_dim": width}
+    made: Any = UNet2DConditionModel.from_config({**unet.config, **labels, **words})
+    made.load_state_dict(unet.state_dict(), strict=False)
+    torch.nn.init.zeros_(made.class_embedding.linear_2.weight)
+    torch.nn.init.zeros_(made.class_embedding.linear_2.bias)
+    torch.nn.init.eye_(made.encoder_hid_proj.text_proj.weight)
+    torch.nn.init.zeros_(made.encoder_hid_proj.text_proj.bias)
+    return made
+
+
+def reads_condition(name: str) -> bool:
+    """Whether a parameter of a UNet reads the time, the labels or the words: what the miniature's training changes."""
+    return any(part in name for part in ("class_embedding", "time_emb", "norm", "attn2", "encoder_hid_proj"))
+
+
+def save_over(base: str, unet: Any, image_normalizer: Any, image_noising_scheduler: Any, folder: Path) -> None:
+    """Write what differs from the Stable Diffusion card ``base`` as float16: the tensors of `reads_condition`."""
+    state = {name: value for name, value in unet.state_dict().items() if reads_condition(name)}
+    write_folder(folder, {"base": base, "embedding_dim": image_normalizer.mean.shape[-1]}, state)
+    image_normalizer.half().save_pretrained(folder / PARTS[0])
+    image_noising_scheduler.save_pretrained(folder / PARTS[1])
+
+
+def _read_over(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """The five parts of the card that a folder of `save_over` lies over, its UNet's tensors replaced; ValueError for others."""
+    config, state = read_folder(folder, "recipes/miniature/unclip.yaml")
+    base = str(config.get("base"))
+    if base not in PAINTERS:
+        raise ValueError(f"{folder / OVER} lies over {base!r}, which is no card of stable_diffusion: give it anew")
+    parts = read_parts(locate(PAINTERS[base]), dtype)
+    unet = with_embedding(parts["unet"], int(config["embedding_dim"]))
+    expected = {name for name in unet.state_dict() if reads_condition(name)}
+    if expected != set(state):
+        raise ValueError(f"{folder / OVER} holds {len(state)} tensors, but {base!r} takes {len(expected)}: train it anew")
+    unet.load_state_dict(state, strict=False)
+    return {**parts, "unet": (unet if dtype is torch.float32 else unet.to(dtype)).eval()}
 
 
 def tiny() -> dict[str, Callable[[], Frozen]]:
@@ -177,6 +239,24 @@ def _hub(source: str) -> Card:
 
 # Sizes and embedding widths stand in their folders; nobody here has counted their weights.
 CARDS: dict[str, Card] = {
+    "mini": Card(
+        source="package:stable_unclip",
+        licence="Apache-2.0",
+        commercial=True,
+        origin="recipes/miniature/unclip.yaml",
+        files=dict.fromkeys(
+            (
+                "config.json",
+                "model.safetensors",
+                "image_normalizer/config.json",
+                "image_normalizer/diffusion_pytorch_model.safetensors",
+                "image_noising_scheduler/scheduler_config.json",
+            )
+        ),
+        parameters=0,
+        dim=128,
+        image_size=64,
+    ),
     "sd-2.1-unclip": _hub("stabilityai/stable-diffusion-2-1-unclip"),
     "sd-2.1-unclip-small": _hub("stabilityai/stable-diffusion-2-1-unclip-small"),
 }

@@ -10,6 +10,7 @@ _HOMES = {
     "TrainMelVAE": "sounds", "TrainVocoder": "sounds", "TrainAudioLDM": "sounds",
     "TrainCLIP": "embeddings", "TrainCLAP": "embeddings",
     "TrainPrior": "prior",
+    "TrainWav2CLIP": "bridges", "TrainImageBind": "bridges", "TrainUnCLIP": "bridges",
 }  # fmt: skip
 __all__ = [*_HOMES]  # noqa: PLE0604
 __getattr__ = lazily(__name__, _HOMES)
