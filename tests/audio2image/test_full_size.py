@@ -13,8 +13,12 @@ from transformers import CLIPTokenizer
 
 from tests.foundation.test_beats import FULL
 from xmodal.audio2image import AudioToken, AudioTokenEmbedder
+from xmodal.foundation.base import Adapter
 from xmodal.foundation.beats import BEATs, BEATsModel
 from xmodal.foundation.stable_diffusion import StableDiffusion
+from xmodal.registry import models as registry
+from xmodal.registry.build import Builder
+from xmodal.registry.recipe import parts, read
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -81,3 +85,21 @@ def test_the_full_size_recipe_builds_and_takes_a_step() -> None:
     loss.backward()
     assert torch.isfinite(loss)
     assert task.adapter.fc1.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("name", "trained"), [("imagebind-unclip", 0), ("wav2clip-unclip", 512 * 768 + 768), ("label-text", 0)])
+def test_baselines_on_the_meta_device(name: str, trained: int) -> None:
+    """Of the parts that the recipe names, at the sizes of its cards; the painter's labels are as wide as the adapter's."""
+    recipe = read([name])
+    cards = {part.class_path.rpartition(".")[2]: part.card for part in parts(recipe)}
+    with torch.device("meta"):
+        names = {kind: card.name.split(":") for kind, card in cards.items()}
+        built = {kind: registry.resolve(model).build(card) for kind, (model, card) in names.items()}
+    assert all(sum(each.numel() for each in one.parameters()) > 1e7 for one in built.values())
+    if "StableUnCLIP" not in built:
+        return
+    width = built["StableUnCLIP"]["unet"].config.projection_class_embeddings_input_dim // 2
+    heard = cards["AudioTower" if "AudioTower" in cards else "Wav2CLIP"].dim
+    section = recipe["model"]["init_args"]["adapter"]
+    adapter = Builder(name).factory(section, Adapter)(heard, width)
+    assert sum(each.numel() for each in adapter.parameters()) == trained

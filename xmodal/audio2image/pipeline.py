@@ -71,6 +71,7 @@ class AudioTokenPipeline(Pipeline):
     takes: ClassVar[tuple[str, ...]] = ("audio",)
     makes: ClassVar[str] = "image"
     PARTS: ClassVar[tuple[str, ...]] = ("encoder", "generator", "adapter")
+    places: ClassVar[int] = 1  # how many {} a prompt holds
 
     def __init__(
         self,
@@ -107,12 +108,15 @@ class AudioTokenPipeline(Pipeline):
     ) -> None:
         """Raise ValueError for the first argument that cannot work."""
         for prompt in prompts:
-            if prompt.count("{}") != 1:
-                raise ValueError(f"prompt {prompt!r} must hold exactly one {{}}, the place of the sound")
+            self.check_prompt(prompt)
         counts = {"num_inference_steps": num_inference_steps, "num_images_per_prompt": num_images_per_prompt}
         check_counts(**counts, batch_size=batch_size)
         check_finite(guidance_scale=guidance_scale)
         check_output_type(output_type, OUTPUT_TYPES)
+
+    def check_prompt(self, prompt: str) -> None:
+        """Raise ValueError for a prompt without the place of the sound, or with several."""
+        check_places(prompt, self.places)
 
     def waveform(self, sound: Sound, sampling_rate: int | None = None) -> Tensor:
         """Read one sound as the encoder wants it: mono float32 (T,) of exactly ``seconds``.
@@ -132,6 +136,10 @@ class AudioTokenPipeline(Pipeline):
         waveforms = torch.stack([self.waveform(sound, sampling_rate) for sound in several])
         with self.evaluating(), self.using(self.encoder, self.adapter):
             return self.adapter(self.encoder.tokens(waveforms.to(self.device)))
+
+    def condition(self, prompts: list[str], tokens: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """Prompt embeddings (B, S, c) of B prompts and what the sounds became, and further options of the generator's call."""
+        return self.generator.prompt_embeds(prompts, tokens), {}
 
     def __call__(
         self,
@@ -180,15 +188,27 @@ class AudioTokenPipeline(Pipeline):
             chosen = rows[part]
             unwanted = [negatives[row] for row in chosen]
             with self.evaluating(), self.using(self.generator), self.progress(callback_on_step_end) as callback:
-                embeds = self.generator.prompt_embeds([prompts[row] for row in chosen], tokens[chosen])
+                embeds, given = self.condition([prompts[row] for row in chosen], tokens[chosen])
                 negative = self.generator.prompt_embeds(unwanted) if any(unwanted) else None
                 made = self.generator.generate(
                     embeds, negative, num_inference_steps=steps, guidance_scale=scale, generator=noise, height=height,
                     width=width, scheduler=self.scheduler, latents=None if latents is None else latents[part],
-                    callback=callback,
+                    callback=callback, **given,
                 )  # fmt: skip
             pixels.append(checked(made, "picture"))
         return AudioTokenOutput(_as(torch.cat(pixels), output_type), tokens)
+
+
+def check_places(prompt: str, places: int) -> None:
+    """Raise ValueError for a prompt that holds other than so many ``{}`` (one or none), the place of the sound."""
+    if prompt.count("{}") != places:
+        wish = "exactly one {}, the place of the sound" if places else "no {}: the sound has its own way into this painter"
+        raise ValueError(f"prompt {prompt!r} must hold {wish}")
+
+
+def told(prompt: str, label: str) -> str:
+    """A prompt with a label's words in the place of the sound."""
+    return prompt.replace("{}", label.replace("_", " "))
 
 
 def _as(pixels: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from xmodal.adapter_task import AdapterTask
 from xmodal.audio2image.embedder import AudioTokenEmbedder
 from xmodal.audio2image.losses import classification_loss, l1_loss, l2_loss
-from xmodal.audio2image.pipeline import AudioTokenOutput, AudioTokenPipeline, _as
+from xmodal.audio2image.pipeline import AudioTokenOutput, AudioTokenPipeline, _as, check_places, told
 from xmodal.foundation.base import Adapter, AudioEncoder, ImageGenerator
 from xmodal.frozen import Feature
 from xmodal.pipelines import join
@@ -63,8 +63,7 @@ class AudioToken(AdapterTask):
         **task: Any,
     ) -> None:
         super().__init__(**task)
-        if prompt.count("{}") != 1:
-            raise ValueError(f"prompt {prompt!r} must hold exactly one {{}}, the place of the sound")
+        check_places(prompt, 1)
         self.encoder, self.generator = encoder, generator
         self.adopt(join(adapter or AudioTokenEmbedder, encoder.width, generator.token_dim))
         self.prompt = prompt
@@ -135,8 +134,7 @@ class AudioToken(AdapterTask):
         if "name" not in batch:
             return
         noise = [torch.Generator().manual_seed(crc32(str(name).encode())) for name in batch["id"]]
-        prompts = [self.prompt.format(name.replace("_", " ")) for name in batch["name"]]
-        embeds = self.generator.prompt_embeds(prompts)
+        embeds = self.generator.prompt_embeds([told(self.prompt, name) for name in batch["name"]])
         made = AudioTokenOutput(_as(self.generator.generate(embeds, generator=noise, **self.defaults), "pil"), embeds)
         for number, name in enumerate(batch["id"]):
             made.save(number, folder / f"{name}.png")

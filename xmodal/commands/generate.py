@@ -55,14 +55,20 @@ def main(arguments: Sequence[str]) -> None:
     for name in useless[options["to"]]:
         if options[name]:
             parser.error(f"--{name.replace('_', '-')} is of no use with --to {options['to']}")
-    if options["prompt"] is not None and options["prompt"].count("{}") != 1:
-        parser.error(f"--prompt {options['prompt']!r} must hold exactly one {{}}, the place of the sound")
+    place = "must hold exactly one {}, the place of the sound"
+    if options["prompt"] is not None and options["prompt"].count("{}") != 1 and options["adapter"] is None:
+        parser.error(f"--prompt {options['prompt']!r} {place}")
     options["audio_length_in_s"] = options.pop("seconds")
     commercial = options.pop("commercial")
     consent(options["trust"])
     from xmodal.registry.adapters import parts_of
 
     for name in adapters_for(options["inputs"], options["to"], options["adapter"], options["trust"]):
+        if options["prompt"] is not None and not getattr(kind_of(find(name).class_path, name, options["trust"]), "places", 1):
+            if "{}" in options["prompt"]:
+                parser.error(f"--prompt {options['prompt']!r} must hold no {{}}: {name} hears beside the prompt")
+        elif options["prompt"] is not None and options["prompt"].count("{}") != 1:
+            parser.error(f"--prompt {options['prompt']!r} {place}")
         check(parts_of(name), commercial)
     failures: list[str] = []
 

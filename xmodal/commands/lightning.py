@@ -293,5 +293,7 @@ def _quieten() -> None:
         r".*LeafSpec",
         r".*`tensorboardX` has been removed",
         "LightningCLI's args",
+        r".*`configure_optimizers` returned `None`",  # of what is training-free
+        r"`training_step` returned `None`",
     ):
         warnings.filterwarnings("ignore", message=message)

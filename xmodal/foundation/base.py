@@ -17,8 +17,8 @@ from xmodal.frozen import Frozen, Recorded
 from xmodal.registry.cards import Card, find_card
 
 __all__ = [
-    "Adapter", "AudioEncoder", "AudioGenerator", "Card", "Classifier", "Encoder", "ImageEncoder", "ImageGenerator",
-    "MelAutoencoder", "Prior", "TextEncoder", "Vocoder", "check_vocabulary", "find_card",
+    "Adapter", "AudioEncoder", "AudioGenerator", "Card", "Classifier", "EmbeddingPainter", "Encoder", "ImageEncoder",
+    "ImageGenerator", "MelAutoencoder", "Prior", "TextEncoder", "Vocoder", "check_vocabulary", "find_card",
 ]  # fmt: skip
 
 
@@ -81,10 +81,14 @@ class Encoder(Frozen):
 
 
 class AudioEncoder(Encoder):
-    """Hears. Takes float32 waveforms in [-1, 1], mono, at its own ``sample_rate`` (Hz)."""
+    """Hears. Takes float32 waveforms in [-1, 1], mono, at its own ``sample_rate`` (Hz).
+
+    ``picture_space`` names the CLIP whose picture embeddings its own lie with; "" is one that nobody has named, None none.
+    """
 
     sample_rate: int
     width: int
+    picture_space: str | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -202,6 +206,43 @@ class ImageGenerator(Frozen):
         ``generator`` is one for the batch, or one for each picture; ``latents`` the noise to begin with; ``callback`` is
         called with (steps done, steps in all). None is the model's own choice.
         """
+
+
+class EmbeddingPainter(ImageGenerator):
+    """Paints from an embedding of CLIP's picture tower, beside the prompt, and can be trained through that, too.
+
+    ``embedding_dim`` is its width, e; ``embedding_mean`` and ``embedding_std`` (1, e) are those of the pictures that it was
+    trained on; ``picture_space`` names the CLIP, "" one that nobody has named.
+    """
+
+    embedding_dim: int
+    embedding_mean: Tensor
+    embedding_std: Tensor
+    picture_space: str = ""
+
+    @abstractmethod
+    def loss(
+        self,
+        latents: Tensor,
+        prompt_embeds: Tensor,
+        generator: Any = None,
+        *,
+        image_embedding: Tensor | None = None,
+        noise_level: int = 0,
+    ) -> Tensor:
+        """As `ImageGenerator.loss`, given image embeddings (B, e) under noise of that level; gradients flow to them."""
+
+    @abstractmethod
+    def generate(
+        self,
+        prompt_embeds: Tensor,
+        negative_prompt_embeds: Tensor | None = None,
+        *,
+        image_embedding: Tensor | None = None,
+        noise_level: int = 0,
+        **options: Any,
+    ) -> Tensor:
+        """As `ImageGenerator.generate`, given image embeddings (B, e) under noise of that level."""
 
 
 class AudioGenerator(Frozen):

@@ -360,11 +360,12 @@ class AudioTower(_Tower, AudioEncoder):
     Raises ValueError or FileNotFoundError as `load` does, and ValueError for ``clips`` below 1.
     """
 
-    modality, sample_rate = "audio", SAMPLE_RATE
+    modality, sample_rate, picture_space = "audio", SAMPLE_RATE, ""
 
     def __init__(self, card: str = "huge", clips: int = 3, normalize: bool = True) -> None:
         super().__init__(card, normalize)
         self._hear(clips)
+        self.picture_space = SPACES.get(card, "")
 
     @classmethod
     def from_model(cls, model: ImageBindModel, normalize: bool = True, clips: int = 3) -> Self:
@@ -450,6 +451,8 @@ def tiny() -> dict[str, Callable[[], Frozen]]:
 
     return {tower.__name__: factory(tower) for tower in (ImageTower, AudioTower, TextTower)}
 
+
+SPACES = {"huge": "clip:vit-h-14"}  # the CLIP whose frozen picture tower each card was trained around
 
 CARDS: dict[str, Card] = {
     "huge": Card(

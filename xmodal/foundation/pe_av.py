@@ -143,6 +143,7 @@ class AudioTower(_Tower, AudioEncoder):
     """
 
     sample_rate = SAMPLE_RATE
+    picture_space = "pe_av"  # its own CLIP's, which no published painter reads
 
     def __init__(
         self, card: str = "small", seconds: float | None = None, normalize: bool = False, local_files_only: bool = True

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xmodal.diffusion.sampling import Generators, draw_noise
-from xmodal.foundation.base import Card, ImageGenerator
+from xmodal.diffusion.training import denoising_loss
+from xmodal.foundation.base import Card, EmbeddingPainter, ImageGenerator
 from xmodal.foundation.stable_diffusion import CARDS as PAINTERS
 from xmodal.foundation.stable_diffusion import DTYPES, StableDiffusion, read_parts, tiny_parts
+from xmodal.foundation.stable_diffusion import build as build_stable_diffusion
 from xmodal.frozen import Frozen
 from xmodal.registry.cards import any_card, locate
 from xmodal.registry.checkpoint import CONFIG as OVER
@@ -29,11 +31,11 @@ HUB_FILES = ["*/*.json", "tokenizer/merges.txt", "text_encoder/model.safetensors
 ]
 
 
-class StableUnCLIP(StableDiffusion):
-    """Frozen Stable unCLIP: all that Stable Diffusion does, and `generate` takes image embeddings besides.
+class StableUnCLIP(StableDiffusion, EmbeddingPainter):
+    """Frozen Stable unCLIP: all that Stable Diffusion does, and `generate` and `loss` take image embeddings besides.
 
     An embedding of CLIP's picture tower (ViT-H/14 for the default card, ViT-L/14 for ``-small``), of a picture or of what a
-    mapper made of something else, not normalized. Without one, and in `loss`, it stands empty as on guidance's other side.
+    mapper made of something else, not normalized. Without one it stands empty as on guidance's other side.
 
     Args:
         card, dtype, local_files_only: as for Stable Diffusion; the folder holds ``image_normalizer`` and
@@ -41,9 +43,6 @@ class StableUnCLIP(StableDiffusion):
 
     ``embedding_dim`` is e. Raises as Stable Diffusion does.
     """
-
-    embedding_mean: Tensor
-    embedding_std: Tensor
 
     def __init__(self, card: str = "sd-2.1-unclip", dtype: str = "float32", local_files_only: bool = True) -> None:
         ImageGenerator.__init__(self)
@@ -61,6 +60,7 @@ class StableUnCLIP(StableDiffusion):
             read_module(StableUnCLIPImageNormalizer, folder / PARTS[0], low_cpu_mem_usage=False),
             read_scheduler(folder / PARTS[1]),
         )
+        self.picture_space = SPACES.get(card, "")
 
     @classmethod
     def from_parts(
@@ -92,10 +92,13 @@ class StableUnCLIP(StableDiffusion):
         self.register_buffer("embedding_std", normalizer.std.detach().clone())
         self.noising_scheduler = noising
 
-    def labels(self, image_embedding: Tensor, noise_level: int = 0, generator: Generators = None) -> Tensor:
+    def labels(
+        self, image_embedding: Tensor, noise_level: int = 0, generator: Generators = None, noise: Tensor | None = None
+    ) -> Tensor:
         """Image embeddings (B, e) -> what the UNet reads of them (B, 2 e), float32: with noise, beside the level of noise.
 
-        ``noise_level`` runs from 0 to the noising schedule's last step. Raises ValueError for another shape or level.
+        ``noise_level`` runs from 0 to the noising schedule's last step; ``noise`` (B, e) is drawn unless given. Raises ValueError
+        for another shape or level.
         """
         from diffusers.models.embeddings import get_timestep_embedding
 
@@ -105,13 +108,39 @@ class StableUnCLIP(StableDiffusion):
             raise ValueError(f"image_embedding {tuple(image_embedding.shape)}, noise_level {noise_level}: expected {expected}")
         mean, std = self.embedding_mean.float(), self.embedding_std.float()
         levels = torch.full((len(image_embedding),), noise_level, device=image_embedding.device)
-        noise = draw_noise(image_embedding.shape, generator, image_embedding.device)
+        noise = draw_noise(image_embedding.shape, generator, image_embedding.device) if noise is None else noise
         noisy = self.noising_scheduler.add_noise((image_embedding.float() - mean) / std, noise, levels) * std + mean
         level = get_timestep_embedding(levels, self.embedding_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
         return torch.cat((noisy, level.float()), 1)
 
+    def loss(  # type: ignore[override]
+        self,
+        latents: Tensor,
+        prompt_embeds: Tensor,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+        timesteps: Tensor | None = None,
+        image_embedding: Tensor | None = None,
+        noise_level: int = 0,
+        embedding_noise: Tensor | None = None,
+    ) -> Tensor:
+        """Denoising loss as in Stable Diffusion, given image embeddings (B, e); without them they stand empty.
+
+        ``noise_level`` and ``embedding_noise`` as in `labels`. Gradients flow to the embeddings. Raises ValueError for counts
+        that differ, and as `labels`.
+        """
+        self._check_embeds(prompt_embeds, "prompt_embeds")
+        given = self._given(prompt_embeds, image_embedding, noise_level, generator, embedding_noise)
+        if len(latents) != len(prompt_embeds):
+            raise ValueError(f"{len(latents)} latents and {len(prompt_embeds)} prompt embeddings were given: give one for one")
+
+        def model_call(noisy: Tensor, timestep: Tensor) -> Tensor:
+            return self._predict(noisy, timestep, prompt_embeds, given)
+
+        return denoising_loss(model_call, self.noise_scheduler, latents, noise, timesteps, generator)
+
     @torch.no_grad()
-    def generate(
+    def generate(  # type: ignore[override]
         self,
         prompt_embeds: Tensor,
         negative_prompt_embeds: Tensor | None = None,
@@ -131,12 +160,7 @@ class StableUnCLIP(StableDiffusion):
         ``noise_level`` above 0 makes pictures that follow the embedding less closely; see `labels`. All else as in Stable
         Diffusion. Raises ValueError for arguments that cannot work, before anything is computed.
         """
-        given = self._empty(prompt_embeds)
-        if image_embedding is not None:
-            if len(image_embedding) != len(prompt_embeds):
-                counts = f"{len(image_embedding)} image embeddings and {len(prompt_embeds)} prompt embeddings"
-                raise ValueError(f"{counts} were given: give one for one")
-            given = self.labels(image_embedding, noise_level, generator)
+        given = self._given(prompt_embeds, image_embedding, noise_level, generator)
 
         def predict(latents: Tensor, timestep: Tensor, embeds: Tensor) -> Tensor:
             rows = given if len(embeds) == len(given) else torch.cat((torch.zeros_like(given), given))
@@ -147,6 +171,22 @@ class StableUnCLIP(StableDiffusion):
             predict, prompt_embeds, negative_prompt_embeds, num_inference_steps, guidance_scale, generator, size, scheduler,
             latents, callback,
         )  # fmt: skip
+
+    def _given(
+        self,
+        prompt_embeds: Tensor,
+        image_embedding: Tensor | None,
+        level: int,
+        generator: Generators,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """What the UNet reads of the embeddings; raises ValueError where they are not one for one."""
+        if image_embedding is None:
+            return self._empty(prompt_embeds)
+        if len(image_embedding) != len(prompt_embeds):
+            counts = f"{len(image_embedding)} image embeddings and {len(prompt_embeds)} prompt embeddings"
+            raise ValueError(f"{counts} were given: give one for one")
+        return self.labels(image_embedding, level, generator, noise)
 
     def _empty(self, prompt_embeds: Tensor) -> Tensor:
         return prompt_embeds.new_zeros(len(prompt_embeds), 2 * self.embedding_dim)
@@ -216,6 +256,22 @@ def _read_over(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     return {**parts, "unet": (unet if dtype is torch.float32 else unet.to(dtype)).eval()}
 
 
+def build(card: str = "sd-2.1-unclip") -> nn.ModuleDict:
+    """The three networks of a published card at full size, with random weights (or none, on the meta device)."""
+    from diffusers import UNet2DConditionModel
+
+    chosen = SPACES.get(card, "")
+    if chosen not in WIDTHS:
+        raise ValueError(f"the sizes of {card!r} stand in the config.json files of its folder alone: choose a published card")
+    parts = build_stable_diffusion("sd-2.1")
+    unet: Any = UNet2DConditionModel(
+        cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True, sample_size=96,
+        class_embed_type="projection", projection_class_embeddings_input_dim=2 * WIDTHS[chosen],
+    )  # fmt: skip
+    parts["unet"] = unet
+    return parts
+
+
 def tiny() -> dict[str, Callable[[], Frozen]]:
     """A random instance with pictures of 32x32, for tests."""
 
@@ -236,6 +292,9 @@ def _hub(source: str) -> Card:
         origin=f"https://huggingface.co/{source}", parameters=0, dim=1024, image_size=768,
     )  # fmt: skip
 
+
+SPACES = {"mini": "clip:mini", "sd-2.1-unclip": "clip:vit-h-14", "sd-2.1-unclip-small": "clip:vit-l-14"}  # the CLIP of each card's pictures
+WIDTHS = {"clip:vit-h-14": 1024, "clip:vit-l-14": 768}  # of its embeddings
 
 # Sizes and embedding widths stand in their folders; nobody here has counted their weights.
 CARDS: dict[str, Card] = {

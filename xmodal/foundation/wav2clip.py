@@ -196,6 +196,7 @@ class Wav2CLIP(AudioEncoder):
     """
 
     sample_rate = SAMPLE_RATE
+    picture_space = ""
 
     def __init__(
         self,
@@ -209,6 +210,7 @@ class Wav2CLIP(AudioEncoder):
         chosen = find_card(CARDS, card, "Wav2CLIP")
         chosen.verify()
         self._assemble(load(chosen.folder()), seconds, normalization, window, hop)
+        self.picture_space = SPACES.get(card, "")
 
     @classmethod
     def from_model(
@@ -282,6 +284,8 @@ def tiny() -> dict[str, Callable[[], Frozen]]:
     """Small random instances by class name."""
     return {"Wav2CLIP": lambda: Wav2CLIP.from_model(Wav2CLIPModel(Wav2CLIPConfig((4, 4, 8, 8), 8, 6)))}
 
+
+SPACES = {"wav2clip": "clip:vit-b-32"}  # the CLIP that each card was trained to
 
 CARDS: dict[str, Card] = {
     "wav2clip": Card(
