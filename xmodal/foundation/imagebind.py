@@ -452,9 +452,20 @@ def tiny() -> dict[str, Callable[[], Frozen]]:
     return {tower.__name__: factory(tower) for tower in (ImageTower, AudioTower, TextTower)}
 
 
-SPACES = {"huge": "clip:vit-h-14"}  # the CLIP whose frozen picture tower each card was trained around
+SPACES = {"mini": "clip:mini", "huge": "clip:vit-h-14"}  # the CLIP whose frozen picture tower each card was trained around
 
 CARDS: dict[str, Card] = {
+    "mini": Card(  # a sound tower alone, in the space of the miniature CLIP
+        source="package:imagebind",
+        files=dict.fromkeys(("config.json", "model.safetensors")),
+        licence="Apache-2.0",
+        commercial=True,
+        origin="recipes/miniature/imagebind.yaml",
+        parameters=189_888,
+        dim=128,
+        sample_rate=SAMPLE_RATE,
+        normalized=True,
+    ),
     "huge": Card(
         source="imagebind_huge.pth",
         files={"imagebind_huge.pth": None},

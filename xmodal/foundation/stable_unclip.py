@@ -26,6 +26,8 @@ from xmodal.registry.checkpoint import read_folder, read_module, read_scheduler,
 
 AS_WORDS = "text_image_proj"  # diffusers' name for embeddings that stand as words beside the text
 PARTS = ("image_normalizer", "image_noising_scheduler")
+NORMALIZER = ("config.json", "diffusion_pytorch_model.safetensors")
+NOISING = f"{PARTS[1]}/scheduler_config.json"
 HUB_FILES = ["*/*.json", "tokenizer/merges.txt", "text_encoder/model.safetensors"] + [
     f"{part}/diffusion_pytorch_model.safetensors" for part in ("vae", "unet", "image_normalizer")
 ]
@@ -293,25 +295,21 @@ def _hub(source: str) -> Card:
     )  # fmt: skip
 
 
-SPACES = {"mini": "clip:mini", "sd-2.1-unclip": "clip:vit-h-14", "sd-2.1-unclip-small": "clip:vit-l-14"}  # the CLIP of each card's pictures
+SPACES = {
+    "mini": "clip:mini",
+    "sd-2.1-unclip": "clip:vit-h-14",
+    "sd-2.1-unclip-small": "clip:vit-l-14",
+}  # the CLIP of each card's pictures
 WIDTHS = {"clip:vit-h-14": 1024, "clip:vit-l-14": 768}  # of its embeddings
 
 # Sizes and embedding widths stand in their folders; nobody here has counted their weights.
 CARDS: dict[str, Card] = {
-    "mini": Card(
+    "mini": Card(  # some tensors over those of stable_diffusion:mini
         source="package:stable_unclip",
         licence="Apache-2.0",
         commercial=True,
         origin="recipes/miniature/unclip.yaml",
-        files=dict.fromkeys(
-            (
-                "config.json",
-                "model.safetensors",
-                "image_normalizer/config.json",
-                "image_normalizer/diffusion_pytorch_model.safetensors",
-                "image_noising_scheduler/scheduler_config.json",
-            )
-        ),
+        files=dict.fromkeys(("config.json", "model.safetensors", *(f"{PARTS[0]}/{name}" for name in NORMALIZER), NOISING)),
         parameters=0,
         dim=128,
         image_size=64,

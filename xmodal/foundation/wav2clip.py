@@ -285,9 +285,20 @@ def tiny() -> dict[str, Callable[[], Frozen]]:
     return {"Wav2CLIP": lambda: Wav2CLIP.from_model(Wav2CLIPModel(Wav2CLIPConfig((4, 4, 8, 8), 8, 6)))}
 
 
-SPACES = {"wav2clip": "clip:vit-b-32"}  # the CLIP that each card was trained to
+SPACES = {"mini": "clip:mini", "wav2clip": "clip:vit-b-32"}  # the CLIP that each card was trained to
 
 CARDS: dict[str, Card] = {
+    "mini": Card(
+        source="package:wav2clip",
+        files=dict.fromkeys(("config.json", "model.safetensors")),
+        licence="Apache-2.0",
+        commercial=True,
+        origin="recipes/miniature/wav2clip.yaml",
+        parameters=423_572,
+        dim=128,
+        sample_rate=SAMPLE_RATE,
+        normalized=False,
+    ),
     "wav2clip": Card(
         source="Wav2CLIP.pt",
         files={"Wav2CLIP.pt": None},
@@ -298,5 +309,5 @@ CARDS: dict[str, Card] = {
         dim=512,
         sample_rate=SAMPLE_RATE,
         normalized=False,
-    )
+    ),
 }
