@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
+from safetensors.torch import load_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from tests.foundation.test_stable_diffusion_xl import watched
 from tests.rounding import agree
+from xmodal.diffusion.sampling import draw_noise
 from xmodal.foundation.stable_diffusion import tiny_parts
 from xmodal.foundation.stable_unclip import StableUnCLIP
 
@@ -93,3 +98,80 @@ def test_what_cannot_work(model: StableUnCLIP, parts: dict[str, Any]) -> None:
         StableUnCLIP.from_parts(**{**parts, "image_normalizer": None})
     with pytest.raises(ValueError, match="labels of None numbers"):
         StableUnCLIP.from_parts(**{**parts, **tiny_parts()})
+
+
+# Against tensors of diffusers' own pipeline, with the gradient to the embedding
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def golden() -> tuple[StableUnCLIP, dict[str, Any], dict[str, torch.Tensor]]:
+    told, tensors = json.loads((GOLDEN / "unclip.json").read_text()), load_file(GOLDEN / "unclip.safetensors")
+    normalizer = StableUnCLIPImageNormalizer(**told["image_normalizer"])
+    parts: dict[str, Any] = {
+        "vae": AutoencoderKL(**told["vae"]),
+        "unet": UNet2DConditionModel(**told["unet"]),
+        "text_encoder": CLIPTextModel(CLIPTextConfig(**told["text_encoder"])),
+        "image_normalizer": normalizer,
+    }
+    for name, network in parts.items():
+        prefix = "text_encoder.text_model." if name == "text_encoder" else f"{name}."
+        found = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        network.load_state_dict({key: value for key, value in found.items() if "position_ids" not in key})
+    merges = [tuple(each.split()) if isinstance(each, str) else tuple(each) for each in told["tokenizer"]["merges"]]
+    tokenizer = CLIPTokenizer(vocab=told["tokenizer"]["vocab"], merges=merges, model_max_length=77, pad_token="!")
+    schedules = {
+        "scheduler": DDIMScheduler(**told["scheduler"]),
+        "image_noising_scheduler": DDPMScheduler(**told["image_noising_scheduler"]),
+    }
+    return StableUnCLIP.from_parts(**parts, tokenizer=tokenizer, **schedules), told, tensors
+
+
+def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
+
+
+def test_golden_labels_and_call(golden: tuple[StableUnCLIP, dict[str, Any], dict[str, torch.Tensor]]) -> None:
+    model, told, tensors = golden
+    seen, noise = tensors["image_embeds"], tensors["embed_noise"]
+    close((seen - model.embedding_mean) / model.embedding_std, tensors["normalised_embeds"], 3e-6)
+    for level in told["noise_levels"]:
+        close(model.labels(seen, level, noise=noise), tensors[f"class_labels.level_{level}"], 3e-6)
+    assert torch.equal(draw_noise(noise.shape, seeded(321)), noise)
+    embeds = model.prompt_embeds(told["prompts"])
+    close(embeds, tensors["prompt_embeds"], 3e-5)
+    close(model.prompt_embeds(told["negative_prompts"]), tensors["negative_prompt_embeds"], 3e-5)
+    labels = model.labels(seen, told["noise_level"], noise=noise)
+    close(model.unet.class_embedding(labels), tensors["unet_call.class_embedding"], 3e-5)
+    output = model._predict(tensors["unet_call.sample"], tensors["unet_call.timestep"], embeds, labels)
+    close(output, tensors["unet_call.output"], 3e-5)
+
+
+@pytest.mark.parametrize("prompted", [True, False])
+def test_golden_pictures(golden: tuple[StableUnCLIP, dict[str, Any], dict[str, torch.Tensor]], prompted: bool) -> None:
+    model, told, tensors = golden
+    embeds = model.prompt_embeds(told["prompts"] if prompted else ["", ""])
+    negative = model.prompt_embeds(told["negative_prompts"]) if prompted else None
+    scheduler = DDIMScheduler(**told["scheduler"])
+    seen = watched(scheduler)
+    images = model.generate(
+        embeds, negative, num_inference_steps=3, guidance_scale=5.0, height=16, width=24, scheduler=scheduler,
+        latents=tensors["start_latents"], image_embedding=tensors["image_embeds"], noise_level=told["noise_level"],
+        generator=seeded(321),
+    )  # fmt: skip
+    name = "" if prompted else "no_prompt."
+    close(torch.stack(seen), tensors[f"{name}latents"], 2e-4)
+    close(images, tensors[f"{name}image"], 1e-4)
+
+
+def test_golden_training(golden: tuple[StableUnCLIP, dict[str, Any], dict[str, torch.Tensor]]) -> None:
+    model, told, tensors = golden
+    seen = tensors["image_embeds"].clone().requires_grad_()
+    loss = model.loss(
+        tensors["train.latents"], model.prompt_embeds(told["prompts"]), noise=tensors["train.noise"],
+        timesteps=tensors["train.timesteps"], image_embedding=seen, noise_level=told["noise_level"],
+        embedding_noise=tensors["embed_noise"],
+    )  # fmt: skip
+    close(loss[None], tensors["train.loss"], 1e-6)
+    close(torch.autograd.grad(loss, seen)[0], tensors["train.grad_image_embeds"], 1e-7)

@@ -22,8 +22,8 @@ from tests.vision2audio.parts import Eyes, Voice
 from tests.vision2audio.test_regression import public_state
 from xmodal.audio2image import AudioTokenEmbedder
 from xmodal.foundation.base import AudioEncoder
-from xmodal.foundation.lora import LoRA
-from xmodal.foundation.stable_diffusion import StableDiffusion, build
+from xmodal.foundation.lora import LoRA, LowRank
+from xmodal.foundation.stable_diffusion import ATTENTION, StableDiffusion, build
 from xmodal.registry.adapters import find
 from xmodal.registry.importer import import_weights
 from xmodal.registry.pull import targets
@@ -405,3 +405,35 @@ def test_the_command_and_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "exists and is not an empty folder" in capsys.readouterr().err
     assert run(monkeypatch, "import", "audiotokn", "x.bin", "-o", "y") == 1
     assert "did you mean 'audiotoken'" in capsys.readouterr().err
+
+
+def test_trainable_pairs_equal_peft() -> None:
+    """Outputs, and gradients of the down and up matrices that the fixture names."""
+    from diffusers import UNet2DConditionModel
+
+    told = json.loads((GOLDEN / "lora_peft.json").read_text())
+    tensors, state = load_file(GOLDEN / "lora_peft.safetensors"), load_file(GOLDEN / "lora_peft_plain.safetensors")
+    unet = UNet2DConditionModel(**told["unet"])
+    unet.load_state_dict({key.removeprefix("unet."): value for key, value in tensors.items() if key.startswith("unet.")})
+    unet.requires_grad_(False)
+    modules = {name: module for name, module in unet.named_modules() if ATTENTION.search(name)}
+    made = LowRank(modules, 4)
+    assert made.state_dict().keys() == state.keys()  # diffusers' own file
+
+    def output(strength: float = 1.0) -> torch.Tensor:
+        with made.on(modules, strength):
+            return unet(tensors["sample"], tensors["timesteps"], encoder_hidden_states=tensors["encoder_hidden_states"]).sample
+
+    close(output(), tensors["output_before"], 5e-5)  # up begins at zero
+    made.load_state_dict(state)
+    close(output(0.5), tensors["plain.output_scale_0.5"], 5e-5)
+    found = output()
+    close(found, tensors["plain.output_scale_1"], 5e-5)
+    close(found, tensors["grad.output"], 5e-5)
+    (found * tensors["cotangent"]).sum().backward()
+    named = dict(made.named_parameters())
+    for half, key in (("A", "down"), ("B", "up")):
+        name = told["grad_of"][half].replace(f"lora_{half}", f"lora.{key}")
+        close(named[name].grad, tensors[f"grad.{half}"], 5e-4)
+    plain = unet(tensors["sample"], tensors["timesteps"], encoder_hidden_states=tensors["encoder_hidden_states"]).sample
+    close(plain, tensors["output_before"], 5e-5)  # and nothing stays in the UNet

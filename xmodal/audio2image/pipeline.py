@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +18,7 @@ from xmodal.data.audio import load_audio, resample
 from xmodal.data.window import window
 from xmodal.files import write_beside
 from xmodal.foundation.base import Adapter, AudioEncoder, ImageGenerator
+from xmodal.foundation.lora import LowRank
 from xmodal.pipelines import (
     Callback,
     Generators,
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 Sound = str | Path | Tensor | np.ndarray
 OUTPUT_TYPES = ("pil", "np", "pt")
-PLAIN = ("prompt", "seconds", "short", "guidance_scale", "num_inference_steps")
+PLAIN = ("prompt", "seconds", "short", "guidance_scale", "num_inference_steps", "lora_rank")
 
 
 @dataclass
@@ -66,6 +68,7 @@ class AudioTokenPipeline(Pipeline):
         prompt: default template.
         seconds, short: see :class:`xmodal.audio2image.AudioToken`.
         guidance_scale, num_inference_steps: defaults of a call.
+        lora_rank: of the low-rank weights that the adapter holds for the generator; default none.
     """
 
     takes: ClassVar[tuple[str, ...]] = ("audio",)
@@ -83,9 +86,10 @@ class AudioTokenPipeline(Pipeline):
         short: str = "loop",
         guidance_scale: float = 7.5,
         num_inference_steps: int = 25,
+        lora_rank: int = 0,
     ) -> None:
         super().__init__(generator.default_scheduler())
-        self.encoder, self.generator, self.adapter = encoder, generator, adapter
+        self.encoder, self.generator, self.adapter = encoder, generator, with_low_rank(adapter, generator, lora_rank)
         self.prompt, self.seconds, self.short = prompt, seconds, short
         self.guidance_scale, self.num_inference_steps = guidance_scale, num_inference_steps
 
@@ -137,6 +141,13 @@ class AudioTokenPipeline(Pipeline):
         with self.evaluating(), self.using(self.encoder, self.adapter):
             return self.adapter(self.encoder.tokens(waveforms.to(self.device)))
 
+    def _negative(self, unwanted: list[str]) -> Tensor | None:
+        """Embeddings of negative prompts (B, S, c); empty ones are as if none were given. None where all are."""
+        if not any(unwanted):
+            return None
+        known = {text: self.generator.prompt_embeds([text]) if text else self.generator.empty_embeds() for text in unwanted}
+        return torch.cat([known[text] for text in unwanted])
+
     def condition(self, prompts: list[str], tokens: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """Prompt embeddings (B, S, c) of B prompts and what the sounds became, and further options of the generator's call."""
         return self.generator.prompt_embeds(prompts, tokens), {}
@@ -187,16 +198,30 @@ class AudioTokenPipeline(Pipeline):
         for part, noise in self.chunks(len(rows), batch_size, generator):
             chosen = rows[part]
             unwanted = [negatives[row] for row in chosen]
-            with self.evaluating(), self.using(self.generator), self.progress(callback_on_step_end) as callback:
+            with self.evaluating(), self.using(self.generator, self.adapter), self.progress(callback_on_step_end) as callback:
                 embeds, given = self.condition([prompts[row] for row in chosen], tokens[chosen])
-                negative = self.generator.prompt_embeds(unwanted) if any(unwanted) else None
-                made = self.generator.generate(
-                    embeds, negative, num_inference_steps=steps, guidance_scale=scale, generator=noise, height=height,
-                    width=width, scheduler=self.scheduler, latents=None if latents is None else latents[part],
-                    callback=callback, **given,
-                )  # fmt: skip
+                negative = self._negative(unwanted)
+                with low_rank_on(self.adapter, self.generator):
+                    made = self.generator.generate(
+                        embeds, negative, num_inference_steps=steps, guidance_scale=scale, generator=noise, height=height,
+                        width=width, scheduler=self.scheduler, latents=None if latents is None else latents[part],
+                        callback=callback, **given,
+                    )  # fmt: skip
             pixels.append(checked(made, "picture"))
         return AudioTokenOutput(_as(torch.cat(pixels), output_type), tokens)
+
+
+def with_low_rank(adapter: Adapter, generator: ImageGenerator, rank: int) -> Adapter:
+    """The adapter, with low-rank weights for the generator's attention as its part ``low_rank`` where rank is above 0."""
+    if rank and not hasattr(adapter, "low_rank"):
+        adapter.low_rank = LowRank(generator.projections(), rank)
+    return adapter
+
+
+def low_rank_on(adapter: Adapter, generator: ImageGenerator) -> AbstractContextManager[None]:
+    """While open, the generator has the adapter's low-rank weights, where there are any."""
+    low_rank: Any = getattr(adapter, "low_rank", None)
+    return nullcontext() if low_rank is None else low_rank.on(generator.projections())
 
 
 def check_places(prompt: str, places: int) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from xmodal.adapter_task import AdapterTask
 from xmodal.audio2image.embedder import AudioTokenEmbedder
 from xmodal.audio2image.losses import classification_loss, l1_loss, l2_loss
-from xmodal.audio2image.pipeline import AudioTokenOutput, AudioTokenPipeline, _as, check_places, told
+from xmodal.audio2image.pipeline import AudioTokenOutput, AudioTokenPipeline, _as, check_places, low_rank_on, told, with_low_rank
 from xmodal.foundation.base import Adapter, AudioEncoder, ImageGenerator
 from xmodal.frozen import Feature
 from xmodal.pipelines import join
@@ -40,6 +40,8 @@ class AudioToken(AdapterTask):
         seconds: length of sound that a picture is made from; longer sounds give their loudest window.
         short: what happens to shorter sounds: ``loop`` (as published) or ``pad`` with silence.
         guidance_scale, num_inference_steps: defaults of the pipeline that this adapter ships with.
+        lora_rank: above 0, low-rank weights for the generator's attention are trained beside the embedder and saved with it
+            (LoRA, an option of the public code, whose rank is 4); the generator itself stays frozen.
         **task: ema_decay, weights, predictions, optimizer and lr_scheduler, see :class:`xmodal.adapter_task.AdapterTask`.
     """
 
@@ -60,12 +62,15 @@ class AudioToken(AdapterTask):
         short: str = "loop",
         guidance_scale: float = 7.5,
         num_inference_steps: int = 25,
+        lora_rank: int = 0,
         **task: Any,
     ) -> None:
         super().__init__(**task)
         check_places(prompt, 1)
         self.encoder, self.generator = encoder, generator
-        self.adopt(join(adapter or AudioTokenEmbedder, encoder.width, generator.token_dim))
+        made = join(adapter or AudioTokenEmbedder, encoder.width, generator.token_dim)
+        self.adopt(with_low_rank(made, generator, lora_rank))
+        self.lora_rank = lora_rank
         self.prompt = prompt
         self.lambdas = {"l1": l1_weight, "l2": l2_weight, "classification": classification_weight}
         self.classification_target, self.seconds, self.short = classification_target, seconds, short
@@ -94,10 +99,12 @@ class AudioToken(AdapterTask):
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Weighted terms of the objective; ``batch`` holds the :meth:`features`, their inputs, or some of each."""
         batch = {**batch, **self.features(batch)}
-        token = (self.adapter if self.training else self.published)(batch["audio_tokens"])
+        adapter = self.adapter if self.training else self.published
+        token = adapter(batch["audio_tokens"])
         latents = batch["latent_mean"] + batch["latent_std"] * torch.randn_like(batch["latent_std"])
         prompt_embeds = self.generator.prompt_embeds([self.prompt] * len(token), token)
-        terms = {"denoising": self.generator.loss(latents * self.generator.scaling_factor, prompt_embeds)}
+        with low_rank_on(adapter, self.generator):
+            terms = {"denoising": self.generator.loss(latents * self.generator.scaling_factor, prompt_embeds)}
         if self.lambdas["l1"]:
             terms["l1"] = self.lambdas["l1"] * l1_loss(token)
         if self.lambdas["l2"]:
@@ -125,8 +132,9 @@ class AudioToken(AdapterTask):
     def pipeline(self) -> AudioTokenPipeline:
         """The callable that users run: sound in, pictures out."""
         return AudioTokenPipeline(
-            self.encoder, self.generator, self.published, self.prompt, self.seconds, self.short, **self.defaults
-        )
+            self.encoder, self.generator, self.published, self.prompt, self.seconds, self.short, lora_rank=self.lora_rank,
+            **self.defaults,
+        )  # fmt: skip
 
     @torch.no_grad()
     def ceiling(self, batch: Mapping[str, Any], folder: Path) -> None:

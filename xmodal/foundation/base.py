@@ -174,6 +174,14 @@ class ImageGenerator(Frozen):
         ``tokens`` are (B, token_dim), or (B, k, token_dim) for k pseudo-words in a row.
         """
 
+    def projections(self) -> Mapping[str, nn.Module]:
+        """The linear maps of its attention that low-rank weights may change, by name; by default none."""
+        return {}
+
+    def empty_embeds(self) -> Tensor:
+        """What guidance moves away from where no negative prompt is given, (1, S, c): the empty prompt."""
+        return self.prompt_embeds([""])
+
     @abstractmethod
     def label_embeds(self, labels: list[str]) -> Tensor:
         """Mean word embedding of each label's tokens, without start and end marks: (B, token_dim)."""

@@ -1,4 +1,4 @@
-"""Low-rank weights of others (LoRA, Hu et al., arXiv 2106.09685) for a UNet's projections, merged into it.
+"""Low-rank weights (LoRA, Hu et al., arXiv 2106.09685) for a UNet's projections: others' merged into it, our own trained.
 
 Read are the files of diffusers' training scripts (``unet.MODULE.lora.down.weight`` and ``.up.``), those that peft names
 (``lora_A``, ``lora_B``), and the older attention processors (``BLOCK.attnN.processor.to_q_lora.down.weight``), which AudioToken's
@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -83,6 +84,58 @@ class LoRA:
             target: Any = modules[name].weight
             target += (strength * self.scale * (up.float() @ down.float())).to(target)
         return len(self.pairs)
+
+
+class LowRank(nn.Module):
+    """Trainable pairs for a UNet's projections; its state dict is a file that diffusers' ``load_lora_weights`` reads.
+
+    Args:
+        projections: linear maps by the UNet's names.
+        rank: r; alpha is r, too, so the scale is 1.
+
+    ``up`` begins at zero: nothing changes before the first step. Raises ValueError for no projections, or a rank below 1.
+    """
+
+    def __init__(self, projections: Mapping[str, nn.Module], rank: int = 4) -> None:
+        super().__init__()
+        if not projections or rank < 1:
+            raise ValueError(f"low-rank weights of rank {rank} for {len(projections)} projections: both must be at least 1")
+        self.rank = rank
+        for name, target in projections.items():
+            wide: Any = target
+            pair = nn.Module()
+            pair.down = nn.Linear(wide.in_features, rank, bias=False)
+            pair.up = nn.Linear(rank, wide.out_features, bias=False)
+            nn.init.normal_(pair.down.weight, std=1 / rank)
+            nn.init.zeros_(pair.up.weight)
+            node: nn.Module = self
+            for step in ("unet", *name.split(".")):
+                if not hasattr(node, step):
+                    node.add_module(step, nn.Module())
+                node = getattr(node, step)
+            node.add_module("lora", pair)
+
+    @contextmanager
+    def on(self, projections: Mapping[str, nn.Module], strength: float = 1.0) -> Iterator[None]:
+        """While open, each projection of the UNet adds its pair's part; the UNet's own weights stay as they are.
+
+        Not for gradient checkpointing, which would compute again when this is closed: the generator refuses it.
+        """
+
+        def adding(pair: Any) -> Any:
+            def hook(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+                return output + strength * pair.up(pair.down(given[0].to(pair.down.weight.dtype))).to(output.dtype)
+
+            return hook
+
+        handles = [
+            module.register_forward_hook(adding(self.get_submodule(f"unet.{name}.lora"))) for name, module in projections.items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 def _place(key: str) -> tuple[str, str]:

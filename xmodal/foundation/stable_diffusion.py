@@ -7,6 +7,7 @@ h and w latent rows and columns.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ HUB_FILES = ["*/*.json", "tokenizer/merges.txt", "text_encoder/model.safetensors
 ]
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderDC")
 MARK = "{}"
+ATTENTION = re.compile(r"\.(to_[qkv]|to_out\.0)$")
 TEXT_SIZES = {768: (12, 12, 3072), 1024: (23, 16, 4096)}  # layers, heads and width of the MLP, by the width of a token
 
 
@@ -86,7 +88,7 @@ class StableDiffusion(ImageGenerator):
     def _assemble(self, vae: Any, text_encoder: Any, tokenizer: Any, unet: Any, scheduler: Any) -> None:
         from diffusers import DDPMScheduler
 
-        _check_parts(vae, text_encoder, tokenizer, unet)
+        self._check_parts(vae, text_encoder, tokenizer, unet)
         self.vae, self.text_encoder, self.tokenizer, self.unet = vae, text_encoder, tokenizer, unet
         self.scheduler = scheduler
         self.noise_scheduler = DDPMScheduler.from_config(scheduler.config)
@@ -96,6 +98,18 @@ class StableDiffusion(ImageGenerator):
         self.factor = getattr(vae, "spatial_compression_ratio", None) or 2 ** (len(vae.config.block_out_channels) - 1)
         size = unet.config.sample_size
         self.image_size = self.factor * (max(size) if isinstance(size, (list, tuple)) else size)
+
+    def _check_parts(self, vae: Any, text_encoder: Any, tokenizer: Any, unet: Any) -> None:
+        check_widths(vae, tokenizer, text_encoder, unet, text_encoder.config.hidden_size)
+
+    def projections(self) -> dict[str, nn.Module]:
+        """Queries, keys, values and outputs of all the UNet's attention, by the UNet's own names.
+
+        Raises ValueError under gradient checkpointing, which would compute without what was added to them.
+        """
+        if self.unet.is_gradient_checkpointing:
+            raise ValueError("low-rank weights and gradient checkpointing cannot go together: leave one of them off")
+        return {name: module for name, module in self.unet.named_modules() if ATTENTION.search(name)}
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the UNet's activations in the backward pass: a fraction of the memory for one more forward pass."""
@@ -111,26 +125,32 @@ class StableDiffusion(ImageGenerator):
         the place is exact by construction. Gradients flow to ``tokens``. Raises ValueError for counts or widths that disagree,
         a missing or surplus ``{}``, and a prompt that is too long (nothing is cut off in silence).
         """
-        if tokens is not None:
-            tokens = tokens[:, None] if tokens.ndim == 2 else tokens
-            if tokens.ndim != 3 or tokens.shape[::2] != (len(prompts), self.token_dim) or not tokens.shape[1]:
-                expected = f"({len(prompts)}, k, {self.token_dim}): one row for each prompt, as wide as the word embeddings"
-                raise ValueError(f"tokens have the shape {tuple(tokens.shape)}, but expected {expected}")
+        tokens = self._in_a_row(tokens, len(prompts))
         count = 0 if tokens is None else tokens.shape[1]
         known = {prompt: self._token_ids(prompt, count) for prompt in dict.fromkeys(prompts)}
         ids = torch.tensor([known[prompt][0] for prompt in prompts], device=self.unet.device)
         if tokens is None:
             return self.text_encoder(ids).last_hidden_state
         places = torch.tensor([known[prompt][1] for prompt in prompts], device=ids.device)
-        with _spliced(self.text_encoder.get_input_embeddings(), tokens, places):
+        with spliced(self.text_encoder.get_input_embeddings(), tokens, places):
             return self.text_encoder(ids).last_hidden_state
 
-    def _token_ids(self, prompt: str, count: int) -> tuple[list[int], int]:
+    def _in_a_row(self, tokens: Tensor | None, count: int) -> Tensor | None:
+        """Pseudo-words of ``count`` prompts as (count, k, token_dim); raises ValueError for another shape."""
+        if tokens is None:
+            return None
+        tokens = tokens[:, None] if tokens.ndim == 2 else tokens
+        if tokens.ndim != 3 or tokens.shape[::2] != (count, self.token_dim) or not tokens.shape[1]:
+            expected = f"({count}, k, {self.token_dim}): one row for each prompt, as wide as the word embeddings"
+            raise ValueError(f"tokens have the shape {tuple(tokens.shape)}, but expected {expected}")
+        return tokens
+
+    def _token_ids(self, prompt: str, count: int, tokenizer: Any = None) -> tuple[list[int], int]:
         """``max_length`` ids of a prompt, and the index of the first of its ``count`` pseudo-words (their ids mean nothing)."""
         if prompt.count(MARK) != bool(count):
             wish = "exactly one {} as the place of its token" if count else "no {}, as no tokens are given"
             raise ValueError(f"prompt {prompt!r} holds {prompt.count(MARK)} {{}}, but it must hold {wish}")
-        tokenizer = self.tokenizer
+        tokenizer = self.tokenizer if tokenizer is None else tokenizer
         before, *after = ([*tokenizer(text, add_special_tokens=False).input_ids] for text in prompt.split(MARK))
         ids = [tokenizer.bos_token_id, *before]
         for rest in after:
@@ -143,10 +163,13 @@ class StableDiffusion(ImageGenerator):
 
     def label_embeds(self, labels: list[str]) -> Tensor:
         """Mean word embedding of each label's tokens, without start and end: (B, token_dim); ValueError for an empty label."""
+        return self._mean_words(labels, self.text_encoder)
+
+    def _mean_words(self, labels: list[str], text_encoder: Any) -> Tensor:
         ids = [self.tokenizer(label, add_special_tokens=False).input_ids for label in labels]
         if not all(ids):
             raise ValueError(f"label {labels[ids.index([])]!r} has no tokens: give each label at least one word")
-        table = self.text_encoder.get_input_embeddings().weight
+        table = text_encoder.get_input_embeddings().weight
         return torch.stack([F.embedding(torch.tensor(row, device=table.device), table).mean(0) for row in ids])
 
     # Pictures
@@ -246,7 +269,7 @@ class StableDiffusion(ImageGenerator):
         self._check_embeds(prompt_embeds, "prompt_embeds")
         unconditional = None
         if guidance_scale > 1:
-            unconditional = self.prompt_embeds([""]) if negative_prompt_embeds is None else negative_prompt_embeds
+            unconditional = self.empty_embeds() if negative_prompt_embeds is None else negative_prompt_embeds
             self._check_embeds(unconditional, "negative_prompt_embeds")
             unconditional = unconditional.expand(len(prompt_embeds), -1, -1) if len(unconditional) == 1 else unconditional
         shape = (len(prompt_embeds), self.unet.config.in_channels, height // self.factor, width // self.factor)
@@ -280,7 +303,7 @@ class StableDiffusion(ImageGenerator):
 
 
 @contextmanager
-def _spliced(embedding: nn.Module, tokens: Tensor, places: Tensor) -> Iterator[None]:
+def spliced(embedding: nn.Module, tokens: Tensor, places: Tensor) -> Iterator[None]:
     """While open, rows ``places[b] + i`` of sentence b leave the word embedding as ``tokens[b, i]``; the table is not touched."""
 
     def swap(module: nn.Module, args: Any, output: Tensor) -> Tensor:
@@ -296,10 +319,10 @@ def _spliced(embedding: nn.Module, tokens: Tensor, places: Tensor) -> Iterator[N
         handle.remove()
 
 
-def _check_parts(vae: Any, text_encoder: Any, tokenizer: Any, unet: Any) -> None:
-    """Raise ValueError with both numbers for the first pair of parts that does not fit."""
+def check_widths(vae: Any, tokenizer: Any, text_encoder: Any, unet: Any, found: int) -> None:
+    """Raise ValueError with both numbers for the first pair of parts that does not fit; ``found`` is c."""
     check_vocabulary(len(tokenizer), text_encoder.config.vocab_size, "text encoder")
-    found, expected = text_encoder.config.hidden_size, unet.config.cross_attention_dim
+    expected = unet.config.cross_attention_dim
     if found != expected:
         raise ValueError(f"the text encoder gives {found} numbers a token, but the UNet reads {expected}: take both of one model")
     found, expected = vae.config.latent_channels, unet.config.in_channels

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ADAPTER, RECIPE, CARD = "adapter.safetensors", "recipe.yaml", "README.md"
 FILES = (ADAPTER, RECIPE, CARD)
+LOW_RANK, DIFFUSERS_LORA = "low_rank.", "pytorch_lora_weights.safetensors"  # an adapter's own low-rank weights, and their copy
 LORA = "lora.safetensors"  # low-rank weights of a frozen part that belong to the adapter, where there are any
 RUN = "the run of `xmodal fit` that wrote it"
 

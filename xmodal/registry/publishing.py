@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xmodal.files import write_beside
-from xmodal.registry.adapters import ADAPTER, CARD, LORA, RECIPE, Found
+from xmodal.registry.adapters import ADAPTER, CARD, DIFFUSERS_LORA, LORA, LOW_RANK, RECIPE, Found
 from xmodal.registry.checkpoint import check_finite, only_tensors, read_file
 from xmodal.registry.modelcard import model_card
 
@@ -32,7 +32,8 @@ def publish(
     """Write adapter.safetensors, recipe.yaml and a model card; returns the folder.
 
     Each file replaces its predecessor in one move and the weights come last, so a folder with weights is complete. A file of
-    low-rank weights that the recipe names (``lora``) is copied beside them.
+    low-rank weights that the recipe names (``lora``) is copied beside them; the adapter's own also lie in a file for
+    diffusers' ``load_lora_weights``.
 
     Args:
         section: a recipe's section ``model``.
@@ -56,6 +57,8 @@ def publish(
     if carried is not None:
         tensors, header = carried
         write_beside(folder / LORA, lambda path: save_file(tensors, path, metadata=header))
+    if low_rank := {key.removeprefix(LOW_RANK): value for key, value in kept.items() if key.startswith(LOW_RANK)}:
+        write_beside(folder / DIFFUSERS_LORA, lambda path: save_file(low_rank, path, metadata={"format": "pt"}))
     write_beside(folder / CARD, lambda path: path.write_text(card, "utf-8"))
     write_beside(folder / RECIPE, lambda path: path.write_text(text, "utf-8"))
     write_beside(folder / ADAPTER, lambda path: save_file(kept, path))
