@@ -44,7 +44,9 @@ ALLOWED: dict[str, set[str]] = {
         "files",
         "evaluation",
         "miniature",
+        "verification",
     },
+    "verification": {"verification", "registry", "files", "foundation", "data"},
     "__init__": {"registry", "routes"},
     "__main__": {"", "commands"},
 }

@@ -465,7 +465,7 @@ def test_nothing_is_downloaded_unasked(card: str, tmp_path: Path, monkeypatch: p
 def test_downloads_on_request(twins: Twins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def snapshot(source: str, allow_patterns: list[str]) -> str:
+    def snapshot(source: str, revision: str | None, allow_patterns: list[str]) -> str:
         """The publisher has the older form of the weights alone."""
         asked.append((source, allow_patterns))
         place = tmp_path / "models--somebody--clip"
@@ -484,7 +484,7 @@ def test_downloads_on_request(twins: Twins, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_refused_download_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def snapshot(source: str, allow_patterns: list[str]) -> str:
+    def snapshot(source: str, revision: str | None, allow_patterns: list[str]) -> str:
         raise ConnectionError("no route\nto host. And more")
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))

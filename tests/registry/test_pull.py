@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from email.message import Message
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 
 import pytest
 
@@ -41,9 +43,14 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A hub with one repository; ``content`` is what it announces, ``sent`` what arrives."""
-    state: dict[str, Any] = {"content": dict(CONTENT), "sent": {}, "asked": [], "error": None}
+    from huggingface_hub.errors import RepositoryNotFoundError
 
-    def model_info(self: object, repository: str, files_metadata: bool) -> SimpleNamespace:
+    state: dict[str, Any] = {"content": dict(CONTENT), "sent": {}, "asked": [], "error": None, "revisions": [], "gone": []}
+
+    def model_info(self: object, repository: str, revision: str | None, files_metadata: bool) -> SimpleNamespace:
+        state["revisions"].append((repository, revision))
+        if repository in state["gone"]:
+            raise RepositoryNotFoundError.__new__(RepositoryNotFoundError)
         if state["error"]:
             raise state["error"]
         siblings = [
@@ -52,7 +59,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         ]
         return SimpleNamespace(siblings=siblings)
 
-    def snapshot_download(repository: str, allow_patterns: list[str]) -> str:
+    def snapshot_download(repository: str, revision: str | None, allow_patterns: list[str]) -> str:
         state["asked"] += allow_patterns
         place = hub_cache() / f"models--{repository.replace('/', '--')}"
         folder = place / "snapshots" / "c0ffee"
@@ -157,6 +164,94 @@ def test_offline_in_a_process_of_its_own_loads_nothing(tmp_path: Path) -> None:
     sentence, loaded = result.stdout.splitlines()
     assert all(words in sentence for words in ("openai/clip-vit-base-patch32", "model.safetensors", "xmodal pull clip:vit-b-32"))
     assert loaded == "[]"
+
+
+def test_of_several_forms_the_best_is_fetched(hub: dict[str, Any]) -> None:
+    forms = ["config.json", "model.safetensors", "pytorch_model.bin", "model.fp16.safetensors", "pytorch_model.fp16.bin"]
+    assert pull.select({"*": None}, forms) == pull.select(CARD.files, forms) == ["config.json", "model.safetensors"]
+    assert pull.select(CARD.files, forms, "fp16") == ["config.json", "model.fp16.safetensors"]
+    assert pull.select(CARD.files, [forms[0], forms[3]]) == ["config.json", "model.fp16.safetensors"]  # there is no other
+    with pytest.raises(FileNotFoundError, match="no files of the variant 'fp16': leave --variant out"):
+        pull.select(CARD.files, CONTENT, "fp16")
+    hub["content"] = dict.fromkeys(forms, b"1")
+    folder = pull.pull(CARD, print, "fp16")
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.fp16.safetensors"]
+    assert CARD.find() == folder
+
+
+def test_what_is_fetched_and_found_is_of_the_cards_revision(hub: dict[str, Any], caches: Path) -> None:
+    card = replace(CARD, revision="c0ffee")
+    folder = pull.pull(card, print)
+    assert hub["revisions"] == [("acme/ear", "c0ffee")]
+    for name in ("config.json", "model.safetensors"):  # of main, which is newer
+        path = folder.parent / "f00d" / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (folder.parent.parent / "refs" / "main").write_text("f00d")
+    assert card.find() == folder
+    assert CARD.find() == folder.parent / "f00d"
+
+
+def test_the_older_form_has_a_sha256_of_its_own(hub: dict[str, Any]) -> None:
+    hub["content"] = {"config.json": b"{}", "pytorch_model.bin": b"old"}
+    card = replace(CARD, files={**CARD.files, "model.safetensors": "0" * 64}, forms={"pytorch_model.bin": digest(b"old")})
+    place = pull.pull(card, print)
+    card.verify()
+    (place / "pytorch_model.bin").write_bytes(b"another")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin is damaged or not the published file"):
+        card.verify()
+
+
+def test_a_mirror_is_asked_where_the_first_source_is_gone(hub: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    card = replace(CARD, mirrors=("others/ear",), revision="c0ffee")
+    hub["gone"] = ["acme/ear"]
+    folder = pull.pull(card, said.append)
+    assert "models--others--ear" in str(folder)
+    assert folder == card.find()
+    assert hub["revisions"] == [("acme/ear", "c0ffee"), ("others/ear", None)]  # a mirror has commits of its own
+    assert "asking its mirror" in said[0]
+    assert "from a mirror, https://huggingface.co/others/ear; no sha256 is known of model.safetensors" in said[1]
+    hub["gone"] = ["acme/ear", "others/ear"]
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="no repository 'others/ear'"):
+        pull.pull(card, said.append)
+    hub["gone"], hub["sent"] = ["acme/ear"], {"model.safetensors": b"rubbish"}
+    with pytest.raises(ValueError, match="arrived with sha256"):
+        pull.pull(replace(card, files={**card.files, "model.safetensors": digest(b"weights")}), said.append)
+
+
+def test_a_mirror_of_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answer(request: Any, timeout: float) -> Response:
+        asked.append(request.full_url)
+        if "zenodo" in asked[-1]:
+            raise HTTPError(asked[-1], 404, "Not Found", Message(), None)
+        return Response(b"weights")
+
+    monkeypatch.setattr(pull, "urlopen", answer)
+    with pytest.raises(OSError, match=r"404 Not Found\): see https://zenodo.org/record/12"):
+        pull.pull(one_file(b"weights"), print)
+    card = one_file(b"weights", mirrors=("https://mirror/ear.pt",))
+    assert pull.pull(card, print) == card.find() == card.place
+    assert asked[-1] == "https://mirror/ear.pt"
+
+
+def test_what_cards_state_is_well_formed() -> None:
+    cards = [registry.card(record["model"], record["card"]) for record in registry.records()]
+    for card in cards:
+        known = [*card.files.values(), *card.forms.values()]
+        assert all(each is None or re.fullmatch(r"[0-9a-f]{8}|[0-9a-f]{64}", each) for each in known), card.name
+        assert re.fullmatch(r"|[0-9a-f]{40}", card.revision), card.name
+        assert not set(card.files) & set(card.forms), card.name
+        assert all("https:" not in each or len(card.files) == 1 for each in card.mirrors), card.name
+        # What comes from strangers as a file that one can only trust has a sha256.
+        assert all(card.files.values()) or not any("https:" in each for each in card.mirrors), card.name
+        assert card.shipped or card.source.startswith("recipe:") or card.repository or card.address or card.mirrors, card.name
+    gone = [card for card in cards if card.source.startswith("stabilityai/stable-diffusion-2")]
+    assert len(gone) == 4
+    assert all(card.mirrors for card in gone)
 
 
 # ---- addresses

@@ -6,7 +6,8 @@ import json
 import os
 import platform
 from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -44,11 +45,58 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument("--all", action="store_true", help="every package, card and folder by itself")
     parser.add_argument("--fast", action="store_true", help="compare no sha256, so read no weights")
+    parser.add_argument(
+        "--verify", nargs="*", metavar="MODEL[:CARD]", help="compute known answers with these weights, or all that are here"
+    )
+    parser.add_argument("--record", metavar="MODEL:CARD", help="write down what these weights compute here, for --verify")
+    parser.add_argument("--to", type=Path, metavar="FILE", help="where to (default: a file in xmodal's cache)")
     options = parser.parse_args(arguments)
+    if options.to and not options.record:
+        parser.error("--to says where --record writes: give both")
+    if options.record:
+        from xmodal.verification import answers
+
+        print(answers.record(answers.card_of(options.record), options.to))
+        return
+    if options.verify is not None:
+        from xmodal.verification import answers
+
+        verify([answers.card_of(word) for word in options.verify] or _here(), as_data=options.json)
+        return
     findings = examine(hashes=not options.fast)
     print(as_json(findings) if options.json else "\n".join(lines(findings) if options.all else short(findings)))
     if broken(findings):
         raise SystemExit(1)
+
+
+def verify(cards: Iterable[Card], as_data: bool = False) -> None:
+    """Print the verdicts on these cards; exits with status 1 where an answer is wrong."""
+    from xmodal.verification import answers
+
+    found = []
+    for card in cards:
+        for each in answers.verify(card):
+            found.append(each)
+            if not as_data:
+                print(f"{each.state:5}  {each.card}, {each.case}: {each.text}", flush=True)
+    count = Counter(each.state for each in found)
+    print(
+        json.dumps([asdict(each) for each in found], indent=1)
+        if as_data
+        else ", ".join(f"{count[state]} {state}" for state in ("right", "near", "wrong", "open") if count[state])
+        or "nothing to verify"
+    )
+    if count["wrong"]:
+        raise SystemExit(1)
+
+
+def _here() -> Iterator[Card]:
+    """All cards with weights on this machine; a package's wrapper reads the same files as the model itself."""
+    for model in registry.available():
+        for tag in registry.listing(model).cards:
+            card = registry.card(model, tag)
+            if card.files and card.find() is not None:
+                yield card
 
 
 def examine(hashes: bool = True) -> list[Finding]:
@@ -172,15 +220,16 @@ def _card(card: Card, hashes: bool) -> Finding:
         gate = ", gated: unknown" if card.repository else ""
         if card.source.startswith("recipe:"):
             return Finding("weights", card.name, bad, "not trained yet", f"xmodal fit --config {card.origin}")
-        mend = again if card.repository or card.address else f"by hand from {card.origin}, to {card.place}"
+        mend = again if card.repository or card.address or card.mirrors else f"by hand from {card.origin}, to {card.place}"
         some = "incomplete" if card.place.exists() else "missing"
         return Finding("weights", card.name, bad, f"{some} ({size}, {card.licence}{gate})", mend)
     files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
     names = {path: str(path.relative_to(place)) if place.is_dir() else path.name for path in files}
     lacks = card.lacking(place) if place.is_dir() else []
     wrong = [f"{names[path]} ({why})" for path in files if (why := damage(path))]
-    known = {path: _published(path, card.files.get(names[path])) for path in files} if hashes else {}
-    wrong += [f"{names[path]} (another sha256)" for path, hash_ in known.items() if hash_ and sha256(path) != hash_]
+    stated = card.hashes(place)
+    known = {path: _published(path, stated.get(path)) for path in files} if hashes else {}
+    wrong += [f"{names[path]} (another sha256)" for path, hash_ in known.items() if hash_ and not sha256(path).startswith(hash_)]
     if lacks or wrong:
         text = "; ".join([f"lacks {', '.join(lacks)}"] * bool(lacks) + [f"damaged: {', '.join(wrong)}"] * bool(wrong))
         return Finding(

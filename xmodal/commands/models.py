@@ -44,12 +44,19 @@ def pull(arguments: Sequence[str]) -> None:
         metavar="MODEL[:CARD] | RECIPE | ADAPTER",
         help="a card of `xmodal models`, a recipe's name or path, or an adapter's folder",
     )
-    words = parser.parse_args(arguments).targets
+    parser.add_argument("--variant", default="", metavar="fp16", help="the narrower files, where the publisher has them")
+    parser.add_argument("--verify", action="store_true", help="then compute known answers with them, as `xmodal doctor --verify`")
+    options = parser.parse_args(arguments)
     from xmodal.registry.pull import pull as fetch
     from xmodal.registry.pull import targets
 
-    for card in [card for word in words for card in targets(word)]:
-        fetch(card)
+    cards = [card for word in options.targets for card in targets(word)]
+    for card in cards:
+        fetch(card, variant=options.variant)
+    if options.verify:
+        from xmodal.commands.doctor import verify
+
+        verify(cards)
 
 
 def import_(arguments: Sequence[str]) -> None:

@@ -459,11 +459,22 @@ _FILES = [
 ]  # fmt: skip
 
 
+# Of audioldm-s-full-v2 at the revision that two places agree on.
+_S_V2 = "feeb3d14203495a4b6ac0893cbdedb2159b4819c"
+_S_V2_FILES = {
+    "unet/diffusion_pytorch_model.safetensors": "fc30d5b5a3bb8d08672736efb1fff10755ba7024dace39b2dcb579a105aa2a5a",
+    "vae/diffusion_pytorch_model.safetensors": "42f64f7565b23eabde68c9694e39f18b8bba5f7a14f477e7ed4b51e0ea7de8a5",
+    "vocoder/model.safetensors": "d9dc6513c30a5b86c2497712690c04fe74b4aa79fdab6d490b34fcb4e24c590c",
+    "text_encoder/model.safetensors": "c92b5a2bee69ff5dd05820d9e0a5cddbc9c9b9dd19a6cb3214f0cf4f29a4d1b0",
+}
+
+
 def _cvssp(source: str, parameters: int, channels: tuple[int, ...]) -> Card:
+    known, revision = (_S_V2_FILES, _S_V2) if source == "audioldm-s-full-v2" else ({}, "")
     return Card(
-        source=f"cvssp/{source}", files=dict.fromkeys(_FILES), licence="CC-BY-NC-SA-4.0", commercial=False,
-        origin=f"https://huggingface.co/cvssp/{source}", parameters=parameters, dim=512, sample_rate=16_000, normalized=True,
-        options={"channels": channels},
+        source=f"cvssp/{source}", files={name: known.get(name) for name in _FILES}, revision=revision,
+        licence="CC-BY-NC-SA-4.0", commercial=False, origin=f"https://huggingface.co/cvssp/{source}",
+        parameters=parameters, dim=512, sample_rate=16_000, normalized=True, options={"channels": channels},
     )  # fmt: skip
 
 

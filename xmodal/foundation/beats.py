@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from xmodal.foundation.base import AudioEncoder, Card, Classifier, find_card
 from xmodal.foundation.kaldi import HOP, MEL_BINS, SAMPLE_RATE, WINDOW, fbank
+from xmodal.foundation.published import BEATS, BEATS_MIRROR
 from xmodal.frozen import Frozen
 from xmodal.registry.checkpoint import assign, read_folder, read_pickle, unfilled, write_folder
 
@@ -456,21 +457,13 @@ def tiny() -> dict[str, Callable[[], Frozen]]:
     return {"BEATs": lambda: BEATs.from_model(BEATsModel(config).eval())}
 
 
-# Of files that several parties published the same hash of.
-SHA256 = {
-    "BEATs_iter3_plus_AS2M": "d43cbfad4d7b56381c061d7a24774f908d4d94c72961f6eb1d9090ff18cd8d34",
-    "BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt1": "7f9362028ac6e5c049e8dc314d87e90e4f82a15a8e472deb56af55d7f9b34d6a",
-    "BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2": "e5815275a04b6885e7b8af63d120b29bffae2cd2225cf4915e1ec6d819d3022c",
-}
-
-
 def _official(iteration: str, tuned: str = "") -> Card:
     """A release: its iteration, and which of the two fine-tuned forms, if any; all are of one size each."""
     name = f"BEATs_{iteration}_finetuned_on_AS2M_{tuned}" if tuned else f"BEATs_{iteration}"
     parameters, size = (90_717_055, 363_145_291) if tuned else (90_311_792, 361_499_833)
     return Card(
-        f"{name}.pt", {f"{name}.pt": SHA256.get(name)}, "MIT", True, OFFICIAL, parameters, 768, SAMPLE_RATE, normalized=False,
-        options={"layers": [4, 8, 12]}, size=size,
+        f"{name}.pt", {f"{name}.pt": BEATS[name]}, "MIT", True, OFFICIAL, parameters, 768, SAMPLE_RATE, normalized=False,
+        options={"layers": [4, 8, 12]}, size=size, mirrors=(f"{BEATS_MIRROR}/{name}.pt",),
     )  # fmt: skip
 
 

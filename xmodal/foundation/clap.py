@@ -410,19 +410,44 @@ def tiny() -> dict[str, Callable[[], Frozen]]:
     return {"AudioTower": lambda: tower("Audio"), "TextTower": lambda: tower("Text")}
 
 
+# Revision, bytes of the weights and their sha256, where two places or more agree on them.
+_LAION = "b3708341862f581175dba5c356a4ebf74a9b6651"
+PUBLISHED: dict[str, tuple[str, int, dict[str, str]]] = {
+    "laion/clap-htsat-unfused": (
+        "8fa0f1c6d0433df6e97c127f64b2a1d6c0dcda8a", 614_525_833,
+        {"pytorch_model.bin": "1cd3c601bc4afe0fa87be3de4c13dd2cfadd249fac1e29acf74a9b296c3219bb"},
+    ),
+    "laion/clap-htsat-fused": (
+        "365dea6ef167def6676140ed93bbc43f84dabb28", 0,
+        {WEIGHTS: "3f648de6d030e17494be455d323b8d191233fbae0c7ce0ba745fd21a926a63a6"},
+    ),
+    "laion/larger_clap_general": ("ada0c23a36c4e8582805bb38fec3905903f18b41", 776_444_665, {}),
+    "630k-audioset-best.pt": (
+        _LAION, 1_863_587_645,
+        {"630k-audioset-best.pt": "8053c9775516af2f4902e1e8281e356cc1bf7a85e8b761908170767b77c3f037"},
+    ),
+    "music_audioset_epoch_15_esc_90.14.pt": (
+        _LAION, 2_352_471_003,
+        {"music_audioset_epoch_15_esc_90.14.pt": "fae3e9c087f2909c28a09dc31c8dfcdacbc42ba44c70e972b58c1bd1caf6dedd"},
+    ),
+    "music_speech_audioset_epoch_15_esc_89.98.pt": (
+        _LAION, 2_352_471_003,
+        {"music_speech_audioset_epoch_15_esc_89.98.pt": "51c68f12f9d7ea25fdaaccf741ec7f81e93ee594455410f3bca4f47f88d8e006"},
+    ),
+}  # fmt: skip
 # Repository (or LAION's file), sizes, licence, commercial use, rate of the sounds it knows.
 _RELEASES: dict[str, Any] = {
     "htsat-unfused": ("laion/clap-htsat-unfused", "small", "Apache-2.0", True, 48_000),
     "htsat-fused": ("laion/clap-htsat-fused", "small-fused", "Apache-2.0", True, 48_000),
     "larger-general": ("laion/larger_clap_general", "base", "unknown", False, 48_000),
     "audioldm": ("sanchit-gandhi/clap-htsat-unfused-s-full-v2", "small", "CC-BY-NC-SA-4.0", False, 16_000),
-    "630k-best": ("630k-best.pt", "small", "unknown", False, 48_000),
-    "630k-audioset-best": ("630k-audioset-best.pt", "small", "unknown", False, 48_000),
-    "630k-fusion-best": ("630k-fusion-best.pt", "small-fused", "unknown", False, 48_000),
-    "630k-audioset-fusion-best": ("630k-audioset-fusion-best.pt", "small-fused", "unknown", False, 48_000),
-    "music-audioset": ("music_audioset_epoch_15_esc_90.14.pt", "base", "unknown", False, 48_000),
-    "music-speech": ("music_speech_epoch_15_esc_89.25.pt", "base", "unknown", False, 48_000),
-    "music-speech-audioset": ("music_speech_audioset_epoch_15_esc_89.98.pt", "base", "unknown", False, 48_000),
+    "630k-best": ("630k-best.pt", "small", "CC0-1.0", True, 48_000),
+    "630k-audioset-best": ("630k-audioset-best.pt", "small", "CC0-1.0", True, 48_000),
+    "630k-fusion-best": ("630k-fusion-best.pt", "small-fused", "CC0-1.0", True, 48_000),
+    "630k-audioset-fusion-best": ("630k-audioset-fusion-best.pt", "small-fused", "CC0-1.0", True, 48_000),
+    "music-audioset": ("music_audioset_epoch_15_esc_90.14.pt", "base", "CC0-1.0", True, 48_000),
+    "music-speech": ("music_speech_epoch_15_esc_89.25.pt", "base", "CC0-1.0", True, 48_000),
+    "music-speech-audioset": ("music_speech_audioset_epoch_15_esc_89.98.pt", "base", "CC0-1.0", True, 48_000),
 }
 
 
@@ -430,7 +455,13 @@ def _published(source: str, sizes: str, licence: str, commercial: bool, rate: in
     repository = "lukewys/laion_clap" if source.endswith(".pt") else source
     whole = (CONFIG, WEIGHTS, PREPROCESSOR, "tokenizer_config.json", "vocab.json", "merges.txt")
     files, origin = (source,) if source.endswith(".pt") else whole, f"https://huggingface.co/{repository}"
-    return Card(repository, dict.fromkeys(files), licence, commercial, origin, SIZES[sizes][3], 512, rate, normalized=True)
+    revision, size, known = PUBLISHED.get(source, (_LAION if repository != source else "", 0, {}))
+    hashes = {file: known.get(file) for file in files}
+    forms = {file: digest for file, digest in known.items() if file not in files}
+    return Card(
+        repository, hashes, licence, commercial, origin, SIZES[sizes][3], 512, rate, normalized=True, revision=revision,
+        size=size, forms=forms,
+    )  # fmt: skip
 
 
 CARDS: dict[str, Card] = {
@@ -440,7 +471,11 @@ CARDS: dict[str, Card] = {
     ),
     **{name: _published(*facts) for name, facts in _RELEASES.items()},
     "audioldm-text-encoder": Card(
-        "cvssp/audioldm-s-full-v2", dict.fromkeys((f"text_encoder/{CONFIG}", f"text_encoder/{WEIGHTS}", "tokenizer/*")),
+        "cvssp/audioldm-s-full-v2", {
+            f"text_encoder/{CONFIG}": None, "tokenizer/*": None,
+            f"text_encoder/{WEIGHTS}": "c92b5a2bee69ff5dd05820d9e0a5cddbc9c9b9dd19a6cb3214f0cf4f29a4d1b0",
+        },
         "CC-BY-NC-SA-4.0", False, "https://huggingface.co/cvssp/audioldm-s-full-v2", 125_302_016, 512, normalized=True,
+        revision="feeb3d14203495a4b6ac0893cbdedb2159b4819c",
     ),
 }  # fmt: skip

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmodal.foundation.base import Card, ImageEncoder, TextEncoder, check_vocabulary
+from xmodal.foundation.published import CLIP
 from xmodal.frozen import Frozen
 from xmodal.registry.cards import HUB, any_card, locate
 from xmodal.registry.checkpoint import assign, only_tensors, read_json, read_pickle, unfilled, write_folder
@@ -453,7 +454,13 @@ def _published(name: str, repository: str, parameters: int, dim: int, mean: Floa
     by_open_clip, origin = name.startswith(SCHEMES), f"https://huggingface.co/{repository}"
     files = dict.fromkeys(OPEN_CLIP_WEIGHTS[:1] if by_open_clip else (CONFIG, WEIGHTS[0], "vocab.json", "merges.txt"))
     source = name if by_open_clip else repository
-    return Card(source, files, "MIT", True, origin, parameters, dim, None, 224, mean, std, normalized=False)
+    revision, size, known = CLIP.get(name, ("", 0, {}))
+    files |= {file: known.get(file) for file in files}
+    forms = {file: digest for file, digest in known.items() if file not in files}
+    return Card(
+        source, files, "MIT", True, origin, parameters, dim, None, 224, mean, std, normalized=False, revision=revision, size=size,
+        forms=forms,
+    )  # fmt: skip
 
 
 _HALF = (0.5, 0.5, 0.5)

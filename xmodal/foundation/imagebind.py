@@ -470,6 +470,7 @@ CARDS: dict[str, Card] = {
         source="imagebind_huge.pth",
         files={"imagebind_huge.pth": None},
         url="https://dl.fbaipublicfiles.com/imagebind/imagebind_huge.pth",
+        size=4_803_584_173,
         licence="CC-BY-NC-SA-4.0",
         commercial=False,
         origin=ORIGIN,

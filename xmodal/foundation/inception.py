@@ -139,7 +139,8 @@ def tiny() -> dict[str, Callable[[], Frozen]]:
 
 CARDS: dict[str, Card] = {
     "fid": Card(
-        FILE, {FILE: None}, "Apache-2.0", True, ORIGIN, parameters=23_850_960, dim=DIM, image_size=SIZE,
+        FILE, {FILE: "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"}, "Apache-2.0", True, ORIGIN,
+        parameters=23_850_960, dim=DIM, size=95_628_359, image_size=SIZE,
         mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), normalized=False,
     ),
 }  # fmt: skip

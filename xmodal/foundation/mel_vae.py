@@ -120,8 +120,10 @@ CARDS: dict[str, Card] = {
         sample_rate=16_000, options={"mel": "miniature"},
     ),
     "audioldm": Card(
-        "cvssp/audioldm-s-full-v2", dict.fromkeys(_FILES), "CC-BY-NC-SA-4.0", False,
+        "cvssp/audioldm-s-full-v2",
+        {_FILES[0]: None, _FILES[1]: "42f64f7565b23eabde68c9694e39f18b8bba5f7a14f477e7ed4b51e0ea7de8a5"},
+        "CC-BY-NC-SA-4.0", False,
         "https://huggingface.co/cvssp/audioldm-s-full-v2", 55_376_873, sample_rate=16_000,
-        options={"mel": "audioldm", "channels": (128, 256, 512)},
+        options={"mel": "audioldm", "channels": (128, 256, 512)}, revision="feeb3d14203495a4b6ac0893cbdedb2159b4819c",
     ),
 }  # fmt: skip

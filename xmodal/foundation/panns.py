@@ -308,7 +308,16 @@ def tiny() -> dict[str, Callable[[], Frozen]]:
 
 
 def _zenodo(file: str, rate: int, options: dict[str, int]) -> Card:
-    return Card(file, {file: None}, "CC-BY-4.0", True, ORIGIN, 80_753_615, 2048, rate, normalized=False, options=options)
+    size, digest = PUBLISHED[file]
+    return Card(
+        file, {file: digest}, "CC-BY-4.0", True, ORIGIN, 80_753_615, 2048, rate, normalized=False, options=options, size=size
+    )
+
+
+PUBLISHED = {
+    "Cnn14_mAP=0.431.pth": (327_428_481, "0dc499e40e9761ef5ea061ffc77697697f277f6a960894903df3ada000e34b31"),
+    "Cnn14_16k_mAP=0.438.pth": (358_668_570, "e2ee543a27919542c2ea03eabaa70b24dcd4e6c8e05621de6b67a94e4c5058e6"),
+}
 
 
 CARDS: dict[str, Card] = {

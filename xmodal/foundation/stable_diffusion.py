@@ -409,10 +409,47 @@ def tiny_parts(**changed: Any) -> dict[str, Any]:
     }
 
 
+# sha256 of UNet, text encoder and VAE, where two places or more agree on them; nobody has seen a second copy of 1.4's.
+_TEXT_2, _VAE_2 = (
+    "cce6febb0b6d876ee5eb24af35e27e764eb4f9b1d0b7c026c8c3333d4cfc916c",
+    "a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815",
+)
+PUBLISHED: dict[str, tuple[str, int, dict[str, str]]] = {
+    "CompVis/stable-diffusion-v1-4": ("133a221b8aa7292a167afc5127cb63fb5005638b", 0, {}),
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": (
+        "451f4fe16113bff5a5d2269ed5ad43b0592e9a14", 3_438_167_540 + 492_265_874 + 334_643_276,
+        {
+            "unet/diffusion_pytorch_model.safetensors": "19da7aaa4b880e59d56843f1fcb4dd9b599c28a1d9d9af7c1143057c8ffae9f1",
+            "text_encoder/model.safetensors": "d008943c017f0092921106440254dbbe00b6a285f7883ec8ba160c3faad88334",
+            "vae/diffusion_pytorch_model.safetensors": "a2b5134f4dbc140d9c11f11cba3233099e00af40f262f136c691fb7d38d2194c",
+        },
+    ),
+    "stabilityai/stable-diffusion-2-1": (
+        "", 3_463_726_498 + 1_361_597_018 + 334_643_276,
+        {
+            "unet/diffusion_pytorch_model.safetensors": "1238522277c48923ff2751e238f2742c562e45643f3d50cc93d163cb30638b0c",
+            "text_encoder/model.safetensors": _TEXT_2, "vae/diffusion_pytorch_model.safetensors": _VAE_2,
+        },
+    ),
+    "stabilityai/stable-diffusion-2-1-base": (
+        "", 3_463_726_498 + 1_361_597_018 + 334_643_276,
+        {
+            "unet/diffusion_pytorch_model.safetensors": "6dfae3e5f7d459b50f4b0850ead945972c75bb0e1897628933e169eb43974214",
+            "text_encoder/model.safetensors": _TEXT_2, "vae/diffusion_pytorch_model.safetensors": _VAE_2,
+        },
+    ),
+}  # fmt: skip
+
+
 def _hub(source: str, licence: str, image_size: int, dim: int, parameters: int) -> Card:
+    revision, size, known = PUBLISHED[source]
+    owner, _, name = source.partition("/")
+    # Stability AI took its repositories of version 2 away; others have put the same files up again.
+    mirrors = (f"sd2-community/{name}",) if owner == "stabilityai" else ()
     return Card(
-        source=source, files=dict.fromkeys(HUB_FILES), licence=licence, commercial=True,
-        origin=f"https://huggingface.co/{source}", parameters=parameters, dim=dim, image_size=image_size,
+        source=source, files={file: known.get(file) for file in HUB_FILES}, licence=licence, commercial=True,
+        origin=f"https://huggingface.co/{source}", parameters=parameters, dim=dim, image_size=image_size, revision=revision,
+        size=size, mirrors=mirrors,
     )  # fmt: skip
 
 

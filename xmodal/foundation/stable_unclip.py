@@ -292,6 +292,7 @@ def _hub(source: str) -> Card:
     return Card(
         source=source, files=dict.fromkeys(HUB_FILES), licence="CreativeML OpenRAIL++-M", commercial=True,
         origin=f"https://huggingface.co/{source}", parameters=0, dim=1024, image_size=768,
+        mirrors=(f"sd2-community/{source.partition('/')[2]}",),
     )  # fmt: skip
 
 

@@ -272,7 +272,8 @@ def tiny() -> dict[str, Callable[[], Frozen]]:
 CARDS: dict[str, Card] = {
     "vggish": Card(
         source="vggish-10086976.pth",
-        files={"vggish-10086976.pth": None},
+        files={"vggish-10086976.pth": "10086976"},  # the beginning, by the rule of PyTorch's hub
+        size=288_567_937,
         licence="Apache-2.0",
         commercial=True,
         origin=ORIGIN,

@@ -344,11 +344,29 @@ _X256 = {"upsample_rates": (4, 4, 2, 2, 2, 2), "upsample_kernel_sizes": (8, 8, 4
 _X512 = {"upsample_rates": (8, 4, 2, 2, 2, 2), "upsample_kernel_sizes": (16, 8, 4, 4, 4, 4)}
 
 
+# Revision, bytes and sha256 of the generator, where two places or more agree on them.
+GENERATORS: dict[str, tuple[str, int, str]] = {
+    "bigvgan_v2_22khz_80band_256x": (
+        "633ff708ed5b74903e86ff1298cf4a98e921c513", 449_228_171,
+        "e95ba25972d3de0628d99cd156e9315a9c018899bf739988959ebe3544080ced",
+    ),
+    "bigvgan_v2_24khz_100band_256x": (
+        "c329ede9e9bbc100ddf5c91e2330a61921262370", 450_088_331,
+        "6f9c5715550c9d0f11159ceb8935638da5aeb19e27d1e63677632df095e376f5",
+    ),
+    "bigvgan_v2_44khz_128band_512x": (
+        "95a9d1dcb12906c03edd938d77b9333d6ded7dfb", 489_041_291,
+        "d9fe7ec6bd0b44ed9d66973d5012d8181c1570b01e5c72df51973e241dccd357",
+    ),
+}  # fmt: skip
+
+
 def _nvidia(source: str, mel: str, rate: int, parameters: int, network: Mapping[str, Any]) -> Card:
+    revision, size, generator = GENERATORS.get(source, ("", 0, None))
     return Card(
-        source=f"nvidia/{source}", files={"config.json": None, "bigvgan_generator.pt": None}, licence="MIT", commercial=True,
+        source=f"nvidia/{source}", files={"config.json": None, "bigvgan_generator.pt": generator}, licence="MIT", commercial=True,
         origin=f"https://huggingface.co/nvidia/{source}", parameters=parameters, sample_rate=rate,
-        options={"mel": mel, "bigvgan": network},
+        options={"mel": mel, "bigvgan": network}, revision=revision, size=size,
     )  # fmt: skip
 
 
@@ -365,7 +383,11 @@ HIFIGAN: dict[str, Card] = {
     ),
     "audioldm": Card(
         source="cvssp/audioldm-s-full-v2",
-        files={"vocoder/config.json": None, "vocoder/model.safetensors": None},
+        files={
+            "vocoder/config.json": None,
+            "vocoder/model.safetensors": "d9dc6513c30a5b86c2497712690c04fe74b4aa79fdab6d490b34fcb4e24c590c",
+        },
+        revision="feeb3d14203495a4b6ac0893cbdedb2159b4819c",
         licence="CC-BY-NC-SA-4.0",
         commercial=False,
         origin="https://huggingface.co/cvssp/audioldm-s-full-v2",

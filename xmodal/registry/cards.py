@@ -15,6 +15,7 @@ from urllib.parse import quote
 WEIGHTS = Path(__file__).parent.parent / "miniature" / "weights"
 HUB = "https://huggingface.co/"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+VARIANT = "fp16"
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".th", ".npz")
 # What a publisher may give in place of a file that a card names.
 INSTEAD = {
@@ -34,6 +35,10 @@ class Card:
     constructor options that belong to these weights (token layers, attention heads, ...). ``size`` is the download in
     bytes, 0 where unknown. ``url`` is the address of the one file where ``origin`` is a page about it. ``name``
     (``MODEL:CARD``) is filled in by `find_card`, for messages.
+
+    ``revision`` is the hub's commit, 40 digits, that all this was said of; "" where it is not known. ``forms`` are the sha256
+    of files that may stand for those in ``files`` (`stand_ins`); a sha256 of less than 64 digits is its beginning.
+    ``mirrors`` are hub ids or, of a single file, https addresses, for when the first source is gone.
     """
 
     source: str
@@ -52,6 +57,9 @@ class Card:
     size: int = 0
     url: str = ""
     name: str = ""
+    revision: str = ""
+    forms: Mapping[str, str] = field(default_factory=dict)
+    mirrors: tuple[str, ...] = ()
 
     @property
     def shipped(self) -> bool:
@@ -92,7 +100,7 @@ class Card:
         if Path(self.source).exists():
             return Path(self.source)
         if self.repository:
-            return hub_cache() / f"models--{self.repository.replace('/', '--')}"
+            return _hub_place(self.repository)
         page = re.sub(r"[^\w./-]", "_", self._page.partition("://")[2]).removesuffix(f"/{self.source}")
         return own_cache() / "weights" / page / self.source if page and not Path(self.source).is_absolute() else Path(self.source)
 
@@ -105,23 +113,26 @@ class Card:
         place = self.place
         if not self.repository or place == Path(self.source):
             return place if place.exists() else None
-        folder = self._snapshot(place)
+        hubs = [_hub_place(each) for each in self.mirrors if not each.startswith("https:")]
+        folder = next((found for each in (place, *hubs) if (found := self._snapshot(each))), None)
         if folder is None:
             return None
         only = next(iter(self.files)) if len(self.files) == 1 else ""
         return folder / only if only.endswith(PICKLED) else folder
 
     def _snapshot(self, place: Path) -> Path | None:
-        """The whole snapshot of the main branch, or else the newest whole one, which was fetched by its revision."""
+        """The whole snapshot of the card's revision, or of the main branch, or else the newest whole one of another revision."""
         main = place / "refs" / "main"
         found = sorted((place / "snapshots").glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
         if main.is_file():
             found.insert(0, place / "snapshots" / main.read_text(encoding="utf-8").strip())
+        if self.revision:
+            found.insert(0, place / "snapshots" / self.revision)
         return next((folder for folder in found if folder.is_dir() and not self.lacking(folder)), None)
 
     def lacking(self, folder: Path) -> list[str]:
         """Return which of the card's files the folder lacks; of patterns only one needs to be met."""
-        absent = [name for name in self.files if not _holds(folder, name) and not _holds(folder, instead(name))]
+        absent = [name for name in self.files if not any(_holds(folder, each) for each in (name, *stand_ins(name)))]
         patterns = [name for name in self.files if "*" in name]
         return absent if patterns == [name for name in absent if "*" in name] else [name for name in absent if "*" not in name]
 
@@ -141,7 +152,7 @@ class Card:
             return f"{start}: they come with the package, so install it again"
         if self.source.startswith("recipe:"):
             return f"{start}: train them with `xmodal fit --config {self.origin}`"
-        if self.name and (self.repository or self.address):
+        if self.name and (self.repository or self.address or self.mirrors):
             return f"{start}: run `xmodal pull {self.name}`, or give the path as card"
         return f"{start}: download them by hand and give the path as card, or put them where it was looked"
 
@@ -152,13 +163,21 @@ class Card:
             return readable(self.size)
         return f"size not published, {readable(4 * self.parameters)} if in float32" if self.parameters else "size unknown"
 
-    def verify(self) -> None:
-        """Compare the sha256 of every file whose hash the card knows; raises ValueError on the first difference."""
-        folder = self.folder()
-        for name, expected in self.files.items():
-            path = folder / name if folder.is_dir() else folder
-            if expected and sha256(path) != expected:
+    def verify(self, fully: bool = False) -> None:
+        """Compare the sha256 of every file whose hash the card knows; raises ValueError on the first difference.
+
+        A file in the hub's cache lies under its sha256 as name, which is read instead, unless it is to be done ``fully``.
+        """
+        for path, expected in self.hashes(self.folder()).items():
+            blob = path.resolve().name
+            if not (blob if len(blob) == 64 and path.is_symlink() and not fully else sha256(path)).startswith(expected):
                 raise ValueError(f"{path} is damaged or not the published file: its sha256 is not {expected}")
+
+    def hashes(self, place: Path) -> dict[Path, str]:
+        """Return the sha256 that files of this folder, or this file, should have, as far as it is known."""
+        known = {**self.files, **self.forms}
+        found = {place / name if place.is_dir() else place: each for name, each in known.items() if each}
+        return {path: each for path, each in found.items() if path.is_file()}
 
 
 def find_card(cards: Mapping[str, Card], name: str, kind: str) -> Card:
@@ -187,9 +206,11 @@ def locate(card: Card, local_files_only: bool = True) -> Path:
         from huggingface_hub import snapshot_download
 
         try:
-            folder = Path(snapshot_download(card.repository, allow_patterns=[*card.files]))
+            revision = card.revision or None
+            folder = Path(snapshot_download(card.repository, revision=revision, allow_patterns=[*card.files]))
             if lacking := card.lacking(folder):
-                snapshot_download(card.repository, allow_patterns=[instead(name) for name in lacking])
+                others = [instead(name) for name in lacking]
+                snapshot_download(card.repository, revision=revision, allow_patterns=others)
         except Exception as error:  # its network libraries' own kinds have changed from version to version
             reason = (" ".join(str(error).split()) or type(error).__name__).partition(". ")[0][:200]
             raise FileNotFoundError(f"{card.missing()}; the hub did not give them ({reason})") from error
@@ -239,6 +260,22 @@ def instead(name: str) -> str:
     """Return the file that may stand for ``name``: the same weights in the older form."""
     path = Path(name)
     return str(path.with_name(INSTEAD.get(path.name, path.name)))
+
+
+def stand_ins(name: str) -> list[str]:
+    """Return the files that may stand for ``name``: half as wide, or in the older form."""
+    older = instead(name)
+    return [each for each in (narrow(name), older, narrow(older)) if each != name]
+
+
+def narrow(name: str, variant: str = VARIANT) -> str:
+    """Return the name of a weight file's variant, as the hub's libraries make it: ``model.fp16.safetensors``."""
+    path = Path(name)
+    return str(path.with_name(f"{path.stem}.{variant}{path.suffix}")) if path.name in (*INSTEAD, *INSTEAD.values()) else name
+
+
+def _hub_place(repository: str) -> Path:
+    return hub_cache() / f"models--{repository.replace('/', '--')}"
 
 
 def _holds(folder: Path, pattern: str) -> bool:

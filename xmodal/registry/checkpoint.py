@@ -23,6 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from xmodal.registry.cards import INSTEAD, VARIANT
+
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 DRAWING = ("normal_", "uniform_", "trunc_normal_")
 CLAIM = 64  # times its size on disk that a file's tensors may be: weights that are shared, or repeated along an axis
@@ -211,6 +213,8 @@ def read_module(kind: Any, folder: Path, optional: Iterable[str] = (), known: bo
     in the place of tensors that are missing (``optional`` ones may be) or misshapen; with ``known`` also where there are others.
     """
     read_json(folder / CONFIG, "its publisher")
+    if any(folder.glob(f"*.{VARIANT}.*")) and not any((folder / name).is_file() for pair in INSTEAD.items() for name in pair):
+        options["variant"] = VARIANT
     try:
         model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
     except Exception as error:  # whatever goes wrong in reading files of others is the files' fault

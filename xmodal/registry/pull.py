@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from xmodal.registry import models as registry
 from xmodal.registry import recipe as parts
 from xmodal.registry.adapters import RECIPE
-from xmodal.registry.cards import HUB, PICKLED, Card, hub_cache, instead, offline, readable, sha256
+from xmodal.registry.cards import HUB, PICKLED, Card, hub_cache, instead, narrow, offline, readable, sha256, stand_ins
 from xmodal.registry.recipes import bases
 
 CHUNK = 1 << 20
@@ -50,8 +50,15 @@ def targets(word: str) -> list[Card]:
     return [card]
 
 
-def pull(card: Card, say: Callable[[str], object] = print) -> Path:
+class Gone(OSError):
+    """A source no longer has what a card says."""
+
+
+def pull(card: Card, say: Callable[[str], object] = print, variant: str = "") -> Path:
     """Fetch a card's weights unless they are here, and return their folder or file.
+
+    ``variant`` ("fp16") chooses the narrower files where the publisher has them. A mirror is asked where the first source
+    has gone.
 
     Raises OSError, in one sentence, where the network is forbidden or fails, where the publisher wants its terms accepted
     first, or where the disk is too small; ValueError where what arrived is not what was announced.
@@ -61,29 +68,44 @@ def pull(card: Card, say: Callable[[str], object] = print) -> Path:
         card.verify()
         say(f"{card.name}: here already, {here}")
         return here
-    if card.shipped or not (card.repository or card.address):
+    sources = [each for each in (card.repository or card.address, *card.mirrors) if each]
+    if card.shipped or not sources:
         raise FileNotFoundError(card.missing())
     if offline():
         raise OSError(f"{card.missing()}; but this is offline (--offline or HF_HUB_OFFLINE=1), so nothing was fetched")
-    return _from_hub(card, str(card.repository), say) if card.repository else _from_address(card, str(card.address), say)
+    for source in sources:
+        try:
+            if "://" in source:
+                return _from_address(card, source, say)
+            return _from_hub(card, source, variant, say)
+        except Gone as error:
+            if source == sources[-1]:
+                raise
+            say(f"{error}; asking its mirror")
+    raise AssertionError  # the last source returned or raised
 
 
 # ---- the hub
 
 
-def _from_hub(card: Card, repository: str, say: Callable[[str], object]) -> Path:
+def _from_hub(card: Card, repository: str, variant: str, say: Callable[[str], object]) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
     page = f"{HUB}{repository}"
+    revision = card.revision if card.revision and repository == card.repository else None
     with _explained(card, repository, page):
-        listed = {each.rfilename: each for each in HfApi().model_info(repository, files_metadata=True).siblings or ()}
-    wanted = select(card.files, listed)
+        answer = HfApi().model_info(repository, revision=revision, files_metadata=True)
+    listed = {each.rfilename: each for each in answer.siblings or ()}
+    wanted, known = select(card.files, listed, variant), {**card.files, **card.forms}
+    if repository != card.repository:
+        loose = [name for name in wanted if name.endswith((".safetensors", *PICKLED)) and not known.get(name)]
+        say(f"{card.name} comes from a mirror, {page}" + (f"; no sha256 is known of {', '.join(loose)}" if loose else ""))
     _announce(card, page, {name: listed[name].size for name in wanted}, hub_cache(), say)
     with _explained(card, repository, page):
-        folder = Path(snapshot_download(repository, allow_patterns=wanted))
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
     for name in wanted:
         published = getattr(listed[name], "lfs", None)
-        _check(folder / name, card.files.get(name) or (published.sha256 if published else None), say)
+        _check(folder / name, known.get(name) or (published.sha256 if published else None), say)
     say(str(folder))
     return card.find() or folder
 
@@ -100,29 +122,36 @@ def _explained(card: Card, repository: str, page: str) -> Iterator[None]:
         raise OSError(f"{card.name} is gated, its publisher wants the terms accepted first: {mend}") from error
     except RepositoryNotFoundError as error:
         mend = f"look at {page}, log in with `hf auth login` if it is private, or give a path as card"
-        raise OSError(f"the hub has no repository {repository!r}, or shows it to members only: {mend}") from error
+        raise Gone(f"the hub has no repository {repository!r}, or shows it to members only: {mend}") from error
     except Exception as error:  # its network libraries' own kinds have changed from version to version
         raise OSError(
             f"{card.name} could not be fetched from {page} ({_reason(error)}): try again, what arrived is kept"
         ) from error
 
 
-def select(files: Mapping[str, str | None], listed: Iterable[str]) -> list[str]:
-    """Return which of a repository's files a card means, the older form of weights where the newer one is not published.
+def select(files: Mapping[str, str | None], listed: Iterable[str], variant: str = "") -> list[str]:
+    """Return which of a repository's files a card means: of weights in several forms the variant, else the newest one.
 
-    Raises FileNotFoundError for a file that the repository does not have.
+    Raises FileNotFoundError for a file, or a variant, that the repository does not have.
     """
     listed = sorted(listed)
     weights = any(name.endswith((".safetensors", "*", *PICKLED)) for name in files)
     wanted: list[str] = []
     for pattern in files if weights else (*files, *WHOLE):
         found = [name for name in listed if fnmatchcase(name, pattern)] or [name for name in listed if name == instead(pattern)]
+        if not found and narrow(pattern) in listed:
+            found = [narrow(pattern)]
         if not found and "*" not in pattern:
             raise FileNotFoundError(
                 f"the repository has no {pattern} (it has {', '.join(listed[:8]) or 'nothing'}): the card is out of date"
             )
         wanted += found
-    return list(dict.fromkeys(wanted))
+    narrowed = {name: narrow(name, variant) for name in wanted if variant and narrow(name, variant) != name}
+    if variant and not set(narrowed.values()) & set(listed):
+        raise FileNotFoundError(f"the repository has no files of the variant {variant!r}: leave --variant out")
+    wanted = [each if (each := narrowed.get(name, name)) in listed else name for name in wanted]
+    worse = {other for name in wanted for other in stand_ins(name)}  # a pattern may mean all forms of the same weights
+    return list(dict.fromkeys(name for name in wanted if name not in worse))
 
 
 # ---- elsewhere
@@ -135,6 +164,9 @@ def _from_address(card: Card, address: str, say: Callable[[str], object]) -> Pat
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         _fetch(card, address, partial, say)
+    except HTTPError as error:
+        kind = Gone if error.code in (404, 410) else OSError
+        raise kind(f"{card.name} could not be fetched from {address} ({error.code} {error.reason}): see {card.origin}") from error
     except (URLError, TimeoutError, ConnectionError) as error:
         raise OSError(
             f"{card.name} could not be fetched from {address} ({_reason(error)}): try again, what arrived is kept"
@@ -188,7 +220,7 @@ def _check(path: Path, expected: str | None, say: Callable[[str], object]) -> No
     if expected is None:
         return
     found = sha256(path)
-    if found != expected:
+    if not found.startswith(expected):
         path.resolve().unlink()
         path.unlink(missing_ok=True)
         raise ValueError(f"{path} arrived with sha256 {found}, but {expected} was announced: it was removed, pull it again")
