@@ -44,7 +44,9 @@ ALLOWED: dict[str, set[str]] = {
         "files",
         "evaluation",
         "miniature",
+        "demo",
     },
+    "demo": {"demo", "commands.generate", "commands.terminal", "routes", "registry", "data", "files", "evaluation", "miniature"},
     "__init__": {"registry", "routes"},
     "__main__": {"", "commands"},
 }
