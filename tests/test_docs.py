@@ -17,6 +17,7 @@ __all__ = ["installed"]
 SHORTER = (
     (r"^(xmodal fit (?!--).*)", r"\1 --trainer.max_steps 4"),
     (r"^(xmodal predict outputs/.*)", r"\1 --model.num_inference_steps 2"),
+    (r"^xmodal demo\b.*", "xmodal demo --help"),
     (r"--count 256", "--count 12"),
     (r"^(xmodal test --config \S+-mini\b.*)", r"\1 --data.val_count 4 --data.batch_size 4 --model.num_inference_steps 2"),
     (r"^(xmodal predict --config audiotoken-mini\b.*)", r"\1 --model.num_inference_steps 2"),

@@ -45,8 +45,10 @@ ALLOWED: dict[str, set[str]] = {
         "evaluation",
         "miniature",
         "verification",
+        "demo",
     },
     "verification": {"verification", "registry", "files", "foundation", "data"},
+    "demo": {"demo", "commands.generate", "commands.terminal", "routes", "registry", "data", "files", "evaluation", "miniature"},
     "__init__": {"registry", "routes"},
     "__main__": {"", "commands"},
 }

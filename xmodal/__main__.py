@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "adapters": ("adapters:adapters", "the built-in adapters"),
     "recipes": ("recipes:main", "the recipes by name, and which overlay fits which; show, copy"),
     "completion": ("completion:main", "the script by which bash, zsh or fish completes all this"),
+    "demo": ("demo:main", "a page in the browser that plays; an HTTP API and an MCP server, too"),
     "world": ("world:world", "render clips of the miniature world"),
 }
 

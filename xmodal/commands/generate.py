@@ -138,10 +138,10 @@ def generate(
     folder.mkdir(parents=True, exist_ok=True)
     visit(folder)
     options = {name: value for name, value in options.items() if value is not None}
-    make = _pictures if to == "image" else _waveforms
+    make = pictures if to == "image" else waveforms
     at_once = max(1, batch_size // num)
     for name in dict.fromkeys(names.values()):
-        pipe = pipeline(name, trust=trust, device=_device(device))
+        pipe = pipeline(name, trust=trust, device=device_named(device))
         for option in options:
             if option not in signature(type(pipe).__call__).parameters:
                 raise ValueError(f"the adapter {name} has no option {option}: leave it out")
@@ -202,14 +202,14 @@ def _noise(num: int, seed: int) -> list[Any]:
     return [torch.Generator().manual_seed(seed + number) for number in range(num)]
 
 
-def _pictures(pipe: Any, num: int, seed: int, asked: list[Asked], call: dict[str, Any]) -> Iterator[list[Any]]:
+def pictures(pipe: Any, num: int, seed: int, asked: list[Asked], call: dict[str, Any]) -> Iterator[list[Any]]:
     """The pictures of each input of a group, in one call."""
     noise = [one for _ in asked for one in _noise(num, seed)]
     made = pipe([each.content for each in asked], num_images_per_prompt=num, generator=noise, **call)
     yield from (made.images[index * num : (index + 1) * num] for index in range(len(asked)))
 
 
-def _waveforms(pipe: Any, num: int, seed: int, asked: list[Asked], call: dict[str, Any]) -> Iterator[list[Any]]:
+def waveforms(pipe: Any, num: int, seed: int, asked: list[Asked], call: dict[str, Any]) -> Iterator[list[Any]]:
     """The sounds of each input of a group, in one call."""
     given = dict(call)
     length = given.pop("audio_length_in_s", None)
@@ -316,7 +316,8 @@ def _check_not_inputs(asked: Asked, targets: Sequence[Path]) -> None:
         raise ValueError(f"the result would take the place of the input {asked.content}: give another --output folder")
 
 
-def _device(name: str) -> str:
+def device_named(name: str) -> str:
+    """The device of that name; of ``auto`` the fastest here."""
     import torch
 
     if name != "auto":

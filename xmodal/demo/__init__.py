@@ -1,0 +1,1 @@
+"""The page of `xmodal demo`; `page` alone imports gradio, with `endpoints`."""
