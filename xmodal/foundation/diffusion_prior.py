@@ -314,7 +314,7 @@ class _Baseline(Identity):
 
     @classmethod
     def from_model(cls, net: nn.Module, **sizes: int) -> Self:
-        """Build from a module in memory, which is frozen in place; ``sizes``: ``dim``, and an MLP's ``hidden`` or a bank's ``count``."""
+        """Build from a module in memory, which is frozen ; ``sizes``: ``dim``, an MLP's ``hidden``, a bank's ``count``."""
         return cls.assembled(net, **sizes)
 
     def _assemble(self, net: nn.Module, **sizes: int) -> None:
