@@ -37,8 +37,8 @@ class SoundToConditioning(io.ComfyNode):
             display_name="Sound to conditioning (AudioToken)",
             category=CATEGORY,
             description=(
-                "Puts a sound into a prompt, as a word of its own, and encodes it by the adapter's own text encoder. For models of the "
-                "same text encoder: Stable Diffusion 1.x for an adapter that was trained with it, not SDXL. "
+                "Puts a sound into a prompt, as a word of its own, and encodes it by the adapter's own text encoder. For models "
+                "of the same text encoder: Stable Diffusion 1.x for an adapter that was trained with it, not SDXL. "
                 "Several sounds in a batch give several conditionings, for latents in a batch."
             ),
             inputs=[
