@@ -34,11 +34,12 @@ class Server:
         return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
     def client(self) -> Client:
-        return Client(self.address, verbose=False, download_files=str(self.folder / "fetched"))
+        patient = {"timeout": 300}  # twenty of them on two cores
+        return Client(self.address, verbose=False, download_files=str(self.folder / "fetched"), httpx_kwargs=patient)
 
     def upload(self, name: str, content: bytes) -> dict[str, Any]:
         """Hand a file in under any name; its value in a call."""
-        answer = httpx.post(f"{self.address}gradio_api/upload", files={"files": (name, content)}, timeout=60)
+        answer = httpx.post(f"{self.address}gradio_api/upload", files={"files": (name, content)}, timeout=300)
         answer.raise_for_status()
         return {"path": answer.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
 

@@ -144,6 +144,8 @@ def test_addresses_and_large_bodies_are_refused(server: Server) -> None:
     }
     answer = httpx.post(call, json=named)
     assert (answer.status_code, answer.json()["detail"]) == (403, "give the file itself, not its address")
+    tool = {"method": "tools/call", "params": {"name": "sound_to_picture", "arguments": {"sound": "https://example.org/x.wav"}}}
+    assert httpx.post(f"{server.address}gradio_api/mcp/", json=tool).status_code == 403
     assert httpx.post(call, content=b"[" + b"1," * 600_000 + b"1]").status_code == 413
     with pytest.raises(httpx.HTTPStatusError):
         server.upload("large.wav", bytes(26 * 1024 * 1024))

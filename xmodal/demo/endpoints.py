@@ -96,21 +96,21 @@ class Endpoints:
 
     @told
     def sound_to_picture(
-        self, sound: Any, second: Any, share: float, adapter: str, prompt: str, seed: int, count: int, steps: int,
-        guidance: float, request: gr.Request, progress: gr.Progress = gr.Progress(),  # noqa: B008
+        self, sound: Any, adapter: str, prompt: str, seed: int, count: int, steps: int, guidance: float, second: Any = None,
+        share: float = 0.5, request: gr.Request | None = None, progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[list[str], str]:  # fmt: skip
         """Paint pictures of a sound, or of two sounds mixed at equal loudness.
 
         Args:
             sound: a sound of at most a minute.
-            second: a second one, to mix, or nothing.
-            share: of the second, from 0 to 1.
             adapter: name of an installed adapter from sound to picture.
             prompt: template with one {}, the place of the sound; empty for the adapter's own.
             seed: the same one gives the same pictures.
             count: pictures, from 1 to 4.
             steps: of denoising, at most 50; 0 for the adapter's own.
             guidance: classifier-free guidance, at most 20; 0 for the adapter's own.
+            second: a second sound, to mix, or nothing.
+            share: of the second, from 0 to 1.
 
         Returns: the pictures, and a spectrogram of what was heard.
         """

@@ -72,7 +72,7 @@ async def _checked(scope: Message, receive: Receive) -> tuple[tuple[int, str] | 
         body, more = body + message.get("body", b""), message.get("more_body", False)
         if len(body) > CALL:
             return (413, f"a call has at most {CALL} bytes"), receive
-    if _names_address(body):
+    if _names_address(body, "/mcp" in path):
         return (403, "give the file itself, not its address"), receive
     replayed = False
 
@@ -86,18 +86,20 @@ async def _checked(scope: Message, receive: Receive) -> tuple[tuple[int, str] | 
     return None, again
 
 
-def _names_address(body: bytes) -> bool:
-    """Whether a call names a file by an address, anywhere in its JSON."""
+def _names_address(body: bytes, mcp: bool = False) -> bool:
+    """Whether a call names a file by an address, anywhere in its JSON; of a tool's arguments MCP takes any address for a file."""
     try:
-        waiting = [json.loads(body)] if body else []
+        waiting = [(json.loads(body), False)] if body else []
     except (ValueError, RecursionError):
         return False  # no call, which gradio says
     while waiting:
-        node = waiting.pop()
+        node, argument = waiting.pop()
         if isinstance(node, dict):
             if "://" in str(node.get("path", "")):
                 return True
-            waiting += node.values()
+            waiting += [(value, argument or (mcp and name == "arguments")) for name, value in node.items()]
         elif isinstance(node, list):
-            waiting += node
+            waiting += [(value, argument) for value in node]
+        elif argument and isinstance(node, str) and node.lstrip().lower().startswith(("http://", "https://")):
+            return True
     return False

@@ -137,7 +137,7 @@ class Layout:
                 )
                 heard = _drawn("What was heard")
                 self._facts(chosen[0], "audio", "image")
-        inputs = [sound, second, share, chosen[0], prompt, *chosen[1:]]
+        inputs = [sound, chosen[0], prompt, *chosen[1:], second, share]
         self._run(make, stop, "sound_to_picture", inputs, [pictures, heard], shown)
 
     def _seen_to_sound(self) -> None:
