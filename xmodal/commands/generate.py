@@ -130,6 +130,7 @@ def generate(
     """
     if to not in ("image", "audio"):
         raise ValueError(f"cannot make {to!r}: image and audio can be made")
+    budget = None if memory is None else _bytes(memory)
     asked = read(inputs, _taken(to, adapter, trust), say)
     _check_stems(asked)
     failed = failed if len(asked) > 1 else None  # there is nothing else to go on with
@@ -143,15 +144,10 @@ def generate(
     visit(folder)
     options = {name: value for name, value in options.items() if value is not None}
     make = pictures if to == "image" else waveforms
-    if memory is not None:
-        from xmodal.memory import parse
-    budget = None if memory is None else parse(memory)
-    at_once = max(1, batch_size // num)
     for name in dict.fromkeys(names.values()):
         pipe = pipeline(name, trust=trust, device="cpu" if budget else device_named(device))
-        if budget:
-            batch_size = _fit_into(budget, pipe, name, device_named(device), batch_size, say)
-            at_once = max(1, batch_size // num)
+        size = _fit_into(budget, pipe, name, device_named(device), batch_size, say) if budget else batch_size
+        at_once = max(1, size // num)
         for option in options:
             if option not in signature(type(pipe).__call__).parameters:
                 raise ValueError(f"the adapter {name} has no option {option}: leave it out")
@@ -160,7 +156,7 @@ def generate(
             mine = [each for group in _groups(mine, at_once) if not all(_done(targets[one]) for one in group) for each in group]
         call = {**options, "num_inference_steps": steps, "guidance_scale": guidance}
         if "batch_size" in signature(type(pipe).__call__).parameters:
-            call["batch_size"] = batch_size
+            call["batch_size"] = size
         for each, made in _made(partial(make, pipe, num, seed), mine, at_once, call, failed):
             if resume and _done(targets[each]):
                 continue  # made again beside what was missing, and the same
@@ -171,6 +167,12 @@ def generate(
                 if failed is None:
                     raise
                 failed(each, error)
+
+
+def _bytes(memory: str) -> int:
+    from xmodal.memory import parse
+
+    return parse(memory)
 
 
 def _fit_into(budget: int, pipe: Any, name: str, device: str, batch_size: int, say: Callable[[str], None] | None) -> int:
