@@ -102,8 +102,9 @@ def test_a_result_that_is_missing_or_no_number_is_wrong() -> None:
 
 def test_every_shipped_card_has_an_answer() -> None:
     known = set(json.loads(answers.SHIPPED.read_text()))
-    shipped = {f"{each['model']}:{each['card']}" for each in registry.records() if each["source"].startswith("package:")}
-    assert known == {name for name in shipped if registry.card(*name.split(":")).files}
+    cards = [registry.card(each["model"], each["card"]) for each in registry.records()]
+    shipped = {card.name for card in cards if card.shipped and card.files and card.find() is not None}
+    assert known == shipped, f"xmodal doctor --record MODEL:CARD --to {answers.SHIPPED}"
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     fewer = f"results made at once (default: {AT_ONCE}; fewer where the device's memory ends)"
     parser.add_argument("--batch-size", type=positive, default=AT_ONCE, metavar="N", help=fewer)
+    budget = "of the device: precision, batch and offloading are chosen to fit, and said (pictures of Stable Diffusion)"
+    parser.add_argument("--memory", metavar="8GB", help=budget)
     parser.add_argument("--resume", action="store_true", help="pass over results that are there already")
     parser.add_argument("--commercial", action="store_true", help=COMMERCIAL)
     trust(parser)
@@ -99,6 +101,7 @@ def generate(
     resume: bool = False,
     spectrogram: bool = False,
     trust: bool = False,
+    memory: str | None = None,
     failed: Failed | None = None,
     say: Callable[[str], None] | None = None,
     **options: Any,
@@ -116,6 +119,7 @@ def generate(
         resume: pass over results that are there already.
         spectrogram: a picture of each sound beside it, STEM.spectrogram.png.
         trust: import classes that an adapter's recipe names and that are neither xmodal's nor an installed plugin's.
+        memory: of the device, such as ``8GB``; precision, batch size and offloading are chosen to fit into it.
         failed: hears of an input that cannot be read, and the others go on; by default its error is raised.
         say: hears what is passed over in folders.
         **options: of the pipeline's call: ``prompt``, ``negative_prompt``, ``query``, ``audio_length_in_s``,
@@ -126,6 +130,7 @@ def generate(
     """
     if to not in ("image", "audio"):
         raise ValueError(f"cannot make {to!r}: image and audio can be made")
+    budget = None if memory is None else _bytes(memory)
     asked = read(inputs, _taken(to, adapter, trust), say)
     _check_stems(asked)
     failed = failed if len(asked) > 1 else None  # there is nothing else to go on with
@@ -139,9 +144,10 @@ def generate(
     visit(folder)
     options = {name: value for name, value in options.items() if value is not None}
     make = pictures if to == "image" else waveforms
-    at_once = max(1, batch_size // num)
     for name in dict.fromkeys(names.values()):
-        pipe = pipeline(name, trust=trust, device=device_named(device))
+        pipe = pipeline(name, trust=trust, device="cpu" if budget else device_named(device))
+        size = _fit_into(budget, pipe, name, device_named(device), batch_size, say) if budget else batch_size
+        at_once = max(1, size // num)
         for option in options:
             if option not in signature(type(pipe).__call__).parameters:
                 raise ValueError(f"the adapter {name} has no option {option}: leave it out")
@@ -150,7 +156,7 @@ def generate(
             mine = [each for group in _groups(mine, at_once) if not all(_done(targets[one]) for one in group) for each in group]
         call = {**options, "num_inference_steps": steps, "guidance_scale": guidance}
         if "batch_size" in signature(type(pipe).__call__).parameters:
-            call["batch_size"] = batch_size
+            call["batch_size"] = size
         for each, made in _made(partial(make, pipe, num, seed), mine, at_once, call, failed):
             if resume and _done(targets[each]):
                 continue  # made again beside what was missing, and the same
@@ -161,6 +167,43 @@ def generate(
                 if failed is None:
                     raise
                 failed(each, error)
+
+
+def _bytes(memory: str) -> int:
+    from xmodal.memory import parse
+
+    return parse(memory)
+
+
+def _fit_into(budget: int, pipe: Any, name: str, device: str, batch_size: int, say: Callable[[str], None] | None) -> int:
+    """Put a pipeline on the device in the quickest setting that the budget holds; returns the batch size."""
+    import torch
+
+    from xmodal.memory import choose, settings, weights
+
+    generator: Any = getattr(pipe, "generator", None)
+    if not hasattr(generator, "activations"):
+        raise ValueError(f"--memory cannot tell what {name} needs, only what Stable Diffusion does: leave it out")
+    parts = {key: weights(part, torch.float32) for key, part in pipe.components.items()}
+    needed = {name: [generator.activations(name, batch) for batch in (1, 2)] for name in ("unet", "vae")}
+
+    def work(batch: int, slicing: bool) -> int:
+        # Each result more takes what the second took.
+        rows = {"unet": batch, "vae": 1 if slicing else batch}
+        return max(one + (two - one) * (rows[name] - 1) for name, (one, two) in needed.items())
+
+    dtypes = ["float32", "float16" if device.startswith("cuda") else "bfloat16"]
+    chosen = choose(budget, settings(parts, "generator", work, batch_size, dtypes))
+    pipe.to(dtype=chosen.torch_dtype)
+    if chosen.slicing:
+        generator.enable_vae_slicing()
+    if chosen.offload:
+        pipe.enable_model_cpu_offload(device)
+    else:
+        pipe.to(device)
+    if say is not None:
+        say(f"xmodal: {name} within {budget / 1e9:.3g} GB by {chosen}")
+    return chosen.batch_size
 
 
 def adapters_for(inputs: Sequence[str | Path], to: str, adapter: str | None = None, trust: bool = False) -> list[str]:

@@ -42,3 +42,34 @@ BEATS = {
     "BEATs_iter3_plus_AS20K_finetuned_on_AS2M_cpt1": "2c366278dcf835e9bdefad4f7147b0edba4b940c59146fd05dc49a401fa82ff8",
     "BEATs_iter3_plus_AS20K_finetuned_on_AS2M_cpt2": "6d28b32bfa7bcaaf84ab834186581c2a360c6669e372e808d054cf0ef4d5c2d2",
 }
+
+# sha256 of UNet, text encoder and VAE, where two places or more agree on them; nobody has seen a second copy of 1.4's.
+_TEXT_2, _VAE_2 = (
+    "cce6febb0b6d876ee5eb24af35e27e764eb4f9b1d0b7c026c8c3333d4cfc916c",
+    "a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815",
+)
+STABLE_DIFFUSION: dict[str, tuple[str, int, dict[str, str]]] = {
+    "CompVis/stable-diffusion-v1-4": ("133a221b8aa7292a167afc5127cb63fb5005638b", 0, {}),
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": (
+        "451f4fe16113bff5a5d2269ed5ad43b0592e9a14", 3_438_167_540 + 492_265_874 + 334_643_276,
+        {
+            "unet/diffusion_pytorch_model.safetensors": "19da7aaa4b880e59d56843f1fcb4dd9b599c28a1d9d9af7c1143057c8ffae9f1",
+            "text_encoder/model.safetensors": "d008943c017f0092921106440254dbbe00b6a285f7883ec8ba160c3faad88334",
+            "vae/diffusion_pytorch_model.safetensors": "a2b5134f4dbc140d9c11f11cba3233099e00af40f262f136c691fb7d38d2194c",
+        },
+    ),
+    "stabilityai/stable-diffusion-2-1": (
+        "", 3_463_726_498 + 1_361_597_018 + 334_643_276,
+        {
+            "unet/diffusion_pytorch_model.safetensors": "1238522277c48923ff2751e238f2742c562e45643f3d50cc93d163cb30638b0c",
+            "text_encoder/model.safetensors": _TEXT_2, "vae/diffusion_pytorch_model.safetensors": _VAE_2,
+        },
+    ),
+    "stabilityai/stable-diffusion-2-1-base": (
+        "", 3_463_726_498 + 1_361_597_018 + 334_643_276,
+        {
+            "unet/diffusion_pytorch_model.safetensors": "6dfae3e5f7d459b50f4b0850ead945972c75bb0e1897628933e169eb43974214",
+            "text_encoder/model.safetensors": _TEXT_2, "vae/diffusion_pytorch_model.safetensors": _VAE_2,
+        },
+    ),
+}  # fmt: skip

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,9 +23,11 @@ from xmodal.diffusion.schedules import check_scheduler, prediction_of
 from xmodal.diffusion.training import denoising_loss
 from xmodal.foundation.base import Card, ImageGenerator, check_vocabulary, find_card
 from xmodal.foundation.lora import LoRA
+from xmodal.foundation.published import STABLE_DIFFUSION
 from xmodal.frozen import Frozen
+from xmodal.memory import peak
 from xmodal.registry.cards import any_card, locate
-from xmodal.registry.checkpoint import read_json, read_module, read_scheduler
+from xmodal.registry.checkpoint import read_json, read_module, read_scheduler, unfilled
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
@@ -114,6 +117,36 @@ class StableDiffusion(ImageGenerator):
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the UNet's activations in the backward pass: a fraction of the memory for one more forward pass."""
         self.unet.enable_gradient_checkpointing()
+
+    def enable_vae_slicing(self, enabled: bool = True) -> None:
+        """Have the VAE work on one picture at a time: the memory of one, and the same pictures."""
+        self.vae.enable_slicing() if enabled else self.vae.disable_slicing()
+
+    def enable_vae_tiling(self, enabled: bool = True) -> None:
+        """Have the VAE work on overlapping tiles of large pictures: less memory, and seams that are blended."""
+        self.vae.enable_tiling() if enabled else self.vae.disable_tiling()
+
+    def enable_attention_slicing(self, slice_size: str | int | None = "auto") -> None:
+        """Compute the UNet's attention head by head (diffusers' own option): slower, for devices without fused attention."""
+        self.unet.set_attention_slice(slice_size)
+
+    def activations(self, part: str, batch: int, height: int | None = None, width: int | None = None) -> int:
+        """Bytes, in float32, that ``unet`` or ``vae`` need for a batch of pictures besides weights; 0 for other parts.
+
+        The UNet is counted with guidance, two passes in one. Found by a run on the meta device, which takes seconds.
+        """
+        if part not in ("unet", "vae"):
+            return 0
+        own = getattr(self, part)
+        with unfilled():
+            twin = type(own).from_config(own.config).eval().requires_grad_(False)
+        rows = batch * 2 if part == "unet" else batch
+        sides = ((self.image_size if side is None else side) // self.factor for side in (height, width))
+        latents = torch.empty(rows, self.unet.config.in_channels, *sides, device="meta")
+        text = torch.empty(rows, self.max_length, self.unet.config.cross_attention_dim, device="meta")
+        compute = partial(twin.decode, latents) if part == "vae" else partial(twin, latents, 1, text)
+        with torch.no_grad():
+            return peak(compute)
 
     # Text
 
@@ -409,40 +442,8 @@ def tiny_parts(**changed: Any) -> dict[str, Any]:
     }
 
 
-# sha256 of UNet, text encoder and VAE, where two places or more agree on them; nobody has seen a second copy of 1.4's.
-_TEXT_2, _VAE_2 = (
-    "cce6febb0b6d876ee5eb24af35e27e764eb4f9b1d0b7c026c8c3333d4cfc916c",
-    "a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815",
-)
-PUBLISHED: dict[str, tuple[str, int, dict[str, str]]] = {
-    "CompVis/stable-diffusion-v1-4": ("133a221b8aa7292a167afc5127cb63fb5005638b", 0, {}),
-    "stable-diffusion-v1-5/stable-diffusion-v1-5": (
-        "451f4fe16113bff5a5d2269ed5ad43b0592e9a14", 3_438_167_540 + 492_265_874 + 334_643_276,
-        {
-            "unet/diffusion_pytorch_model.safetensors": "19da7aaa4b880e59d56843f1fcb4dd9b599c28a1d9d9af7c1143057c8ffae9f1",
-            "text_encoder/model.safetensors": "d008943c017f0092921106440254dbbe00b6a285f7883ec8ba160c3faad88334",
-            "vae/diffusion_pytorch_model.safetensors": "a2b5134f4dbc140d9c11f11cba3233099e00af40f262f136c691fb7d38d2194c",
-        },
-    ),
-    "stabilityai/stable-diffusion-2-1": (
-        "", 3_463_726_498 + 1_361_597_018 + 334_643_276,
-        {
-            "unet/diffusion_pytorch_model.safetensors": "1238522277c48923ff2751e238f2742c562e45643f3d50cc93d163cb30638b0c",
-            "text_encoder/model.safetensors": _TEXT_2, "vae/diffusion_pytorch_model.safetensors": _VAE_2,
-        },
-    ),
-    "stabilityai/stable-diffusion-2-1-base": (
-        "", 3_463_726_498 + 1_361_597_018 + 334_643_276,
-        {
-            "unet/diffusion_pytorch_model.safetensors": "6dfae3e5f7d459b50f4b0850ead945972c75bb0e1897628933e169eb43974214",
-            "text_encoder/model.safetensors": _TEXT_2, "vae/diffusion_pytorch_model.safetensors": _VAE_2,
-        },
-    ),
-}  # fmt: skip
-
-
 def _hub(source: str, licence: str, image_size: int, dim: int, parameters: int) -> Card:
-    revision, size, known = PUBLISHED[source]
+    revision, size, known = STABLE_DIFFUSION[source]
     owner, _, name = source.partition("/")
     # Stability AI took its repositories of version 2 away; others have put the same files up again.
     mirrors = (f"sd2-community/{name}",) if owner == "stabilityai" else ()
