@@ -139,13 +139,9 @@ def generate(
     visit(folder)
     options = {name: value for name, value in options.items() if value is not None}
     if how is not None:
-        check_together(how, asked, kind_of(find(names[asked[0]]).class_path, names[asked[0]], trust))
         call = {**options, "num_inference_steps": steps, "guidance_scale": guidance, "batch_size": batch_size}
-        yield from combine(
-            pipeline(names[asked[0]], trust=trust, device=device_named(device)), how, asked, folder, num, seed, call
-        )
+        yield from _combined(how, asked, names[asked[0]], trust, device, folder, num, seed, call)
         return
-    make = pictures if to == "image" else waveforms
     at_once = max(1, batch_size // num)
     for name in dict.fromkeys(names.values()):
         pipe = pipeline(name, trust=trust, device=device_named(device))
@@ -157,7 +153,7 @@ def generate(
             mine = [each for group in _groups(mine, at_once) if not all(_done(targets[one]) for one in group) for each in group]
         call = {**options, "num_inference_steps": steps, "guidance_scale": guidance}
         call |= {"batch_size": batch_size} if "batch_size" in signature(type(pipe).__call__).parameters else {}
-        for each, made in _made(partial(make, pipe, num, seed), mine, at_once, call, failed):
+        for each, made in _made(partial(pictures if to == "image" else waveforms, pipe, num, seed), mine, at_once, call, failed):
             if resume and _done(targets[each]):
                 continue  # made again beside what was missing, and the same
             try:
@@ -205,6 +201,22 @@ def _check_prompt(parser: ArgumentParser, prompt: str | None, name: str | None =
 def _weights(text: str) -> tuple[float, ...]:
     """Numbers with commas between them."""
     return tuple(finite(each) for each in text.split(","))
+
+
+def _combined(
+    how: Together,
+    asked: list[Asked],
+    name: str,
+    trust: bool,
+    device: str,
+    folder: Path,
+    num: int,
+    seed: int,
+    call: dict[str, Any],
+) -> Iterator[Path]:
+    """Inputs that belong together, by the adapter of this name."""
+    check_together(how, asked, kind_of(find(name).class_path, name, trust))
+    yield from combine(pipeline(name, trust=trust, device=device_named(device)), how, asked, folder, num, seed, call)
 
 
 def adapters_for(inputs: Sequence[str | Path], to: str, adapter: str | None = None, trust: bool = False) -> list[str]:
