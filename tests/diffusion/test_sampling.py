@@ -94,3 +94,27 @@ def test_the_package_knows_no_model_and_nothing_else_of_xmodal() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
                 assert not node.module.startswith("xmodal") or node.module.startswith("xmodal.diffusion")
+
+
+@pytest.mark.parametrize("kind", ["DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "PNDMScheduler"])
+@pytest.mark.parametrize(("strength", "calls"), [(0.1, 2), (0.5, 10), (1.0, 20)])
+def test_a_start_is_noised_for_the_steps_that_are_made(kind: str, strength: float, calls: int) -> None:
+    """A model that knows the start comes back to it from wherever it begins, in that share of the steps."""
+    options = {"skip_prk_steps": True} if kind == "PNDMScheduler" else {}
+    scheduler = getattr(diffusers, kind)(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", **options)
+    kept = diffusers.DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod
+    start, seen = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1)) * 2 - 1, []  # DDIM clips beyond
+
+    def model(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        share = kept[int(timestep)]
+        seen.append((latents - share.sqrt() * start) / (1 - share).sqrt())
+        return seen[-1]
+
+    made = sample(model, scheduler, start.shape, 20, torch.Generator().manual_seed(2), start=start, strength=strength)
+    assert len(seen) == calls + (kind == "PNDMScheduler" and strength == 1.0)  # which evaluates its second step twice
+    assert 0.8 < float(seen[0].std()) < 1.2  # of unit variance: the noise of just that step
+    assert torch.allclose(made, start, atol=0.1)
+    with pytest.raises(ValueError, match="strength must be above 0 and at most 1"):
+        sample(model, scheduler, start.shape, 20, start=start, strength=0.0)
+    with pytest.raises(ValueError, match="to start from have the shape"):
+        sample(model, scheduler, start.shape, 20, start=start[:1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor
 from xmodal.audio2image.embedder import AudioTokenEmbedder
 from xmodal.data import values
 from xmodal.data.audio import load_audio, resample
+from xmodal.data.pictures import read_pictures
 from xmodal.data.window import window
 from xmodal.files import write_beside
 from xmodal.foundation.base import Adapter, AudioEncoder, ImageGenerator
@@ -127,12 +129,14 @@ class AudioTokenPipeline(Pipeline):
 
         Arrays are (T,), (channels, T) or (T, channels) and need their ``sampling_rate`` in Hz (`xmodal.data.values`).
         """
+        return window(self.mono(sound, sampling_rate), round(self.seconds * self.encoder.sample_rate), self.short)
+
+    def mono(self, sound: Sound, sampling_rate: int | None = None) -> Tensor:
+        """Read one sound whole, mono float32 (T,) at the encoder's rate; as :meth:`waveform`."""
         rate = self.encoder.sample_rate
         if isinstance(sound, (str, Path)):
-            mono = load_audio(sound, rate)
-        else:
-            mono = resample(values.waveform(sound, sampling_rate), int(sampling_rate or 0), rate)
-        return window(mono, round(self.seconds * rate), self.short)
+            return load_audio(sound, rate)
+        return resample(values.waveform(sound, sampling_rate), int(sampling_rate or 0), rate)
 
     def encode(self, sounds: Any, sampling_rate: int | None = None) -> Tensor:
         """Sounds -> pseudo-words, (B, token_dim) or (B, k, token_dim), in the space of the text encoder's word embeddings."""
@@ -140,6 +144,11 @@ class AudioTokenPipeline(Pipeline):
         waveforms = torch.stack([self.waveform(sound, sampling_rate) for sound in several])
         with self.evaluating(), self.using(self.encoder, self.adapter):
             return self.adapter(self.encoder.tokens(waveforms.to(self.device)))
+
+    def _pictures(self, image: Any, count: int) -> Tensor:
+        """Pictures to change, (count, 3, H, W) in [0, 1], squeezed to the generator's own size."""
+        size = self.generator.image_size
+        return torch.cat([read_pictures(each, size)[:1] for each in one_each("images", image, count)])
 
     def _negative(self, unwanted: list[str]) -> Tensor | None:
         """Embeddings of negative prompts (B, S, c); empty ones are as if none were given. None where all are."""
@@ -152,11 +161,48 @@ class AudioTokenPipeline(Pipeline):
         """Prompt embeddings (B, S, c) of B prompts and what the sounds became, and further options of the generator's call."""
         return self.generator.prompt_embeds(prompts, tokens), {}
 
+    def mix(self, sounds: Sequence[Sound], weights: Sequence[float] | None = None, sampling_rate: int | None = None) -> Tensor:
+        """What several sounds become together: the weighted mean of their pseudo-words, (1, ...) as of :meth:`encode`.
+
+        ``weights`` are by default equal, and made to sum to one. Hand it on as ``tokens``. Raises ValueError for weights that are
+        not finite or below 0, or whose number or sum cannot be.
+        """
+        given = [1.0] * len(sounds) if weights is None else [float(each) for each in weights]
+        if len(given) != len(sounds) or not all(math.isfinite(each) and each >= 0 for each in given) or not sum(given):
+            raise ValueError(f"{len(sounds)} sounds need {len(sounds)} weights from 0 that are not all 0, not {given}")
+        tokens = self.encode(list(sounds), sampling_rate)
+        share = torch.tensor(given, device=tokens.device, dtype=tokens.dtype) / sum(given)
+        return torch.tensordot(share, tokens, 1)[None]
+
+    def between(self, first: Sound, second: Sound, count: int, sampling_rate: int | None = None) -> Tensor:
+        """``count`` steps of equal size from one sound's pseudo-words to another's, both ends included, as ``tokens``.
+
+        Raises ValueError for a count below 2. Give all pictures the same noise, so that only the sound changes.
+        """
+        if count < 2:
+            raise ValueError(f"count must be at least 2, the two ends, not {count}")
+        start, end = self.encode([first, second], sampling_rate)
+        return torch.stack([torch.lerp(start, end, share) for share in torch.linspace(0, 1, count).tolist()])
+
+    def windows(self, sound: Sound, seconds: float | None = None, sampling_rate: int | None = None) -> list[Tensor]:
+        """A long recording in stretches of ``seconds`` (default the adapter's own), each (T,) at the encoder's rate.
+
+        A rest shorter than half a stretch stays with none, unless it is all there is. Raises ValueError for a length of 0.
+        """
+        length = round((self.seconds if seconds is None else seconds) * self.encoder.sample_rate)
+        if length < 1:
+            raise ValueError(f"seconds must be above 0, not {seconds}")
+        parts = list(self.mono(sound, sampling_rate).split(length))
+        return parts[:-1] if len(parts) > 1 and len(parts[-1]) < length / 2 else parts
+
     def __call__(
         self,
-        sounds: Sound | Sequence[Sound],
+        sounds: Sound | Sequence[Sound] | None = None,
         prompt: str | Sequence[str] | None = None,
         *,
+        tokens: Tensor | None = None,
+        image: Any = None,
+        strength: float = 0.8,
         sampling_rate: int | None = None,
         negative_prompt: str | Sequence[str] = "",
         num_images_per_prompt: int = 1,
@@ -175,6 +221,9 @@ class AudioTokenPipeline(Pipeline):
         Args:
             sounds: file, waveform (T,) or (channels, T), or a list of them.
             prompt: template with one ``{}``, for all sounds or one for each; default as trained.
+            tokens: in place of sounds, what :meth:`encode`, :meth:`mix` or :meth:`between` made of them.
+            image: a picture (path, Pillow, array or tensor), or a list with one for each sound, to change in place of noise.
+            strength: how much of it changes: the share of the steps that is made, above 0, at most 1.
             sampling_rate: Hz, needed for waveforms, ignored for files.
             negative_prompt: what the picture should not show, for all sounds or one for each.
             height, width: pixels; default the generator's own.
@@ -186,26 +235,31 @@ class AudioTokenPipeline(Pipeline):
 
         Raises ValueError, or FileNotFoundError for a missing file, before anything is computed.
         """
-        several = list(sounds) if isinstance(sounds, (list, tuple)) else [sounds]
+        if (sounds is None) == (tokens is None):
+            raise ValueError("give sounds, or tokens that were made of sounds: one of the two")
+        several: list[Any] = list(sounds if isinstance(sounds, (list, tuple)) else [sounds] if tokens is None else tokens)
         prompts = one_each("prompts", self.prompt if prompt is None else prompt, len(several))
         negatives = one_each("negative prompts", negative_prompt, len(several))
         steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
         self.check_inputs(prompts, steps, num_images_per_prompt, scale, output_type, batch_size)
-        tokens = self.encode(several, sampling_rate)
+        check_finite(strength=strength)
+        shown = None if image is None else self._pictures(image, len(several))
+        tokens = self.encode(several, sampling_rate) if tokens is None else tokens.to(self.device)
         rows = [row for row in range(len(several)) for _ in range(num_images_per_prompt)]
         pixels = []
         for part, noise in self.chunks(len(rows), batch_size, generator):
             chosen = rows[part]
             unwanted = [negatives[row] for row in chosen]
             with self.evaluating(), self.using(self.generator, self.adapter), self.progress(callback_on_step_end) as callback:
+                changed: dict[str, Any] = {} if shown is None else {"image": shown[chosen], "strength": strength}
                 embeds, given = self.condition([prompts[row] for row in chosen], tokens[chosen])
                 negative = self._negative(unwanted)
                 with low_rank_on(self.adapter, self.generator):
                     made = self.generator.generate(
                         embeds, negative, num_inference_steps=steps, guidance_scale=scale, generator=noise, height=height,
                         width=width, scheduler=self.scheduler, latents=None if latents is None else latents[part],
-                        callback=callback, **given,
+                        callback=callback, **given, **changed,
                     )  # fmt: skip
             pixels.append(checked(made, "picture"))
         return AudioTokenOutput(_as(torch.cat(pixels), output_type), tokens)

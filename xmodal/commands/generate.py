@@ -10,6 +10,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from xmodal.commands.combining import Together, combine
+from xmodal.commands.combining import check as check_together
 from xmodal.commands.terminal import COMMERCIAL, check, consent, finite, positive, printable, seconds, trust
 from xmodal.data.inputs import Asked, read
 from xmodal.files import visit, write_beside
@@ -21,6 +23,8 @@ LONGEST_NAME = 255 - 24  # bytes of a file's name that file systems take, less w
 AT_ONCE = 8  # results made in one call; each has its own noise, so the number changes nothing but the speed, and roundings
 
 
+PICTURES = ("prompt", "negative_prompt", "image", "strength")
+TOGETHER = ("mix", "weights", "between", "windows", "video")
 Failed = Callable[[Asked, Exception], None]
 
 
@@ -43,9 +47,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--resume", action="store_true", help="pass over results that are there already")
     parser.add_argument("--commercial", action="store_true", help=COMMERCIAL)
     trust(parser)
-    pictures = parser.add_argument_group("to image")
-    pictures.add_argument("--prompt", metavar="TEXT", help="template with one {}, the place of the sound")
-    pictures.add_argument("--negative-prompt", metavar="TEXT", help="what should not be there")
+    _picture_options(parser)
     sounds = parser.add_argument_group("to audio")
     sounds.add_argument("--seconds", type=seconds, metavar="S", help="length (default: the adapter's own)")
     sounds.add_argument("--query", choices=["image", "text", "prior"], help="how CLIPSonic is asked (default: by input)")
@@ -53,24 +55,20 @@ def main(arguments: Sequence[str]) -> None:
     sounds.add_argument("--candidates", type=positive, metavar="K", help=best)
     sounds.add_argument("--spectrogram", action="store_true", help="a picture of each sound beside it")
     options = vars(parser.parse_args(arguments))
-    useless = {"image": ("seconds", "query", "candidates", "spectrogram"), "audio": ("prompt", "negative_prompt")}
+    useless = {"image": ("seconds", "query", "candidates", "spectrogram"), "audio": (*PICTURES, *TOGETHER)}
     for name in useless[options["to"]]:
         if options[name]:
             parser.error(f"--{name.replace('_', '-')} is of no use with --to {options['to']}")
-    place = "must hold exactly one {}, the place of the sound"
-    if options["prompt"] is not None and options["prompt"].count("{}") != 1 and options["adapter"] is None:
-        parser.error(f"--prompt {options['prompt']!r} {place}")
+    options["how"] = _together(parser, options)
+    if options["adapter"] is None:
+        _check_prompt(parser, options["prompt"])
     options["audio_length_in_s"] = options.pop("seconds")
     commercial = options.pop("commercial")
     consent(options["trust"])
     from xmodal.registry.adapters import parts_of
 
     for name in adapters_for(options["inputs"], options["to"], options["adapter"], options["trust"]):
-        if options["prompt"] is not None and not getattr(kind_of(find(name).class_path, name, options["trust"]), "places", 1):
-            if "{}" in options["prompt"]:
-                parser.error(f"--prompt {options['prompt']!r} must hold no {{}}: {name} hears beside the prompt")
-        elif options["prompt"] is not None and options["prompt"].count("{}") != 1:
-            parser.error(f"--prompt {options['prompt']!r} {place}")
+        _check_prompt(parser, options["prompt"], name, options["trust"])
         check(parts_of(name), commercial)
     failures: list[str] = []
 
@@ -102,6 +100,7 @@ def generate(
     spectrogram: bool = False,
     trust: bool = False,
     memory: str | None = None,
+    how: Together | None = None,
     failed: Failed | None = None,
     say: Callable[[str], None] | None = None,
     **options: Any,
@@ -120,17 +119,22 @@ def generate(
         spectrogram: a picture of each sound beside it, STEM.spectrogram.png.
         trust: import classes that an adapter's recipe names and that are neither xmodal's nor an installed plugin's.
         memory: of the device, such as ``8GB``; precision, batch size and offloading are chosen to fit into it.
+        how: inputs that belong together, or long recordings; see `xmodal.commands.combining`.
         failed: hears of an input that cannot be read, and the others go on; by default its error is raised.
         say: hears what is passed over in folders.
-        **options: of the pipeline's call: ``prompt``, ``negative_prompt``, ``query``, ``audio_length_in_s``,
-            ``candidates``; None leaves the adapter's own.
+        **options: of the pipeline's call: ``prompt``, ``negative_prompt``, ``image``, ``strength``, ``query``,
+            ``audio_length_in_s``, ``candidates``; None leaves the adapter's own.
 
     Raises ValueError or OSError before anything is computed where inputs are missing, no adapter takes them, or the
     adapter has no such option.
     """
     if to not in ("image", "audio"):
         raise ValueError(f"cannot make {to!r}: image and audio can be made")
-    budget = None if memory is None else _bytes(memory)
+    budget = 0
+    if memory is not None:
+        from xmodal.memory import fit_into, parse  # torch
+
+        budget = parse(memory)
     asked = read(inputs, _taken(to, adapter, trust), say)
     _check_stems(asked)
     failed = failed if len(asked) > 1 else None  # there is nothing else to go on with
@@ -144,9 +148,15 @@ def generate(
     visit(folder)
     options = {name: value for name, value in options.items() if value is not None}
     make = pictures if to == "image" else waveforms
+    if how is not None:
+        if budget:
+            raise ValueError("memory is not chosen where sounds are put together: leave it out")
+        call = {**options, "num_inference_steps": steps, "guidance_scale": guidance, "batch_size": batch_size}
+        yield from _combined(how, asked, names[asked[0]], trust, device, folder, num, seed, call)
+        return
     for name in dict.fromkeys(names.values()):
         pipe = pipeline(name, trust=trust, device="cpu" if budget else device_named(device))
-        size = _fit_into(budget, pipe, name, device_named(device), batch_size, say) if budget else batch_size
+        size = fit_into(budget, pipe, name, device_named(device), batch_size, say) if budget else batch_size
         at_once = max(1, size // num)
         for option in options:
             if option not in signature(type(pipe).__call__).parameters:
@@ -169,41 +179,58 @@ def generate(
                 failed(each, error)
 
 
-def _bytes(memory: str) -> int:
-    from xmodal.memory import parse
+def _picture_options(parser: ArgumentParser) -> None:
+    pictures = parser.add_argument_group("to image")
+    pictures.add_argument("--prompt", metavar="TEXT", help="template with one {}, the place of the sound")
+    pictures.add_argument("--negative-prompt", metavar="TEXT", help="what should not be there")
+    pictures.add_argument("--image", type=Path, metavar="FILE", help="a picture to change by each sound, in place of noise")
+    pictures.add_argument("--strength", type=finite, metavar="S", help="how much of --image changes, to 1 (default: 0.8)")
+    pictures.add_argument("--mix", action="store_true", help="one picture of all inputs together")
+    pictures.add_argument("--weights", type=_weights, metavar="W,W", help="of --mix, one for each input (default: equal)")
+    pictures.add_argument("--between", type=positive, metavar="N", help="N pictures on the way from one sound to another")
+    pictures.add_argument("--windows", type=seconds, metavar="S", help="a picture for each S seconds, on one contact sheet")
+    pictures.add_argument("--video", action="store_true", help="with --windows: a video with the sound in place of the sheet")
 
-    return parse(memory)
+
+def _together(parser: ArgumentParser, options: dict[str, Any]) -> Together | None:
+    """Take the options of inputs that belong together from the others; None where none was given."""
+    how = Together(**{name: options.pop(name) for name in TOGETHER})
+    if how.asked and how.problem():
+        parser.error(how.problem())
+    if how.asked and (options["resume"] or (options["num"] > 1 and not how.mix)):
+        parser.error("--resume, and -n but for --mix, are of no use where sounds are put together")
+    if options["strength"] is not None and options["image"] is None:
+        parser.error("--strength is that of --image")
+    return how if how.asked else None
 
 
-def _fit_into(budget: int, pipe: Any, name: str, device: str, batch_size: int, say: Callable[[str], None] | None) -> int:
-    """Put a pipeline on the device in the quickest setting that the budget holds; returns the batch size."""
-    import torch
+def _check_prompt(parser: ArgumentParser, prompt: str | None, name: str | None = None, trust: bool = False) -> None:
+    """Refuse a prompt that does not hold the place of the sound once, or holds one for an adapter that has none."""
+    places = 1 if name is None or prompt is None else getattr(kind_of(find(name).class_path, name, trust), "places", 1)
+    if prompt is not None and prompt.count("{}") != places:
+        wish = "exactly one {}, the place of the sound" if places else f"no {{}}: {name} hears beside the prompt"
+        parser.error(f"--prompt {prompt!r} must hold {wish}")
 
-    from xmodal.memory import choose, settings, weights
 
-    generator: Any = getattr(pipe, "generator", None)
-    if not hasattr(generator, "activations"):
-        raise ValueError(f"--memory cannot tell what {name} needs, only what Stable Diffusion does: leave it out")
-    parts = {key: weights(part, torch.float32) for key, part in pipe.components.items()}
-    needed = {name: [generator.activations(name, batch) for batch in (1, 2)] for name in ("unet", "vae")}
+def _weights(text: str) -> tuple[float, ...]:
+    """Numbers with commas between them."""
+    return tuple(finite(each) for each in text.split(","))
 
-    def work(batch: int, slicing: bool) -> int:
-        # Each result more takes what the second took.
-        rows = {"unet": batch, "vae": 1 if slicing else batch}
-        return max(one + (two - one) * (rows[name] - 1) for name, (one, two) in needed.items())
 
-    dtypes = ["float32", "float16" if device.startswith("cuda") else "bfloat16"]
-    chosen = choose(budget, settings(parts, "generator", work, batch_size, dtypes))
-    pipe.to(dtype=chosen.torch_dtype)
-    if chosen.slicing:
-        generator.enable_vae_slicing()
-    if chosen.offload:
-        pipe.enable_model_cpu_offload(device)
-    else:
-        pipe.to(device)
-    if say is not None:
-        say(f"xmodal: {name} within {budget / 1e9:.3g} GB by {chosen}")
-    return chosen.batch_size
+def _combined(
+    how: Together,
+    asked: list[Asked],
+    name: str,
+    trust: bool,
+    device: str,
+    folder: Path,
+    num: int,
+    seed: int,
+    call: dict[str, Any],
+) -> Iterator[Path]:
+    """Inputs that belong together, by the adapter of this name."""
+    check_together(how, asked, kind_of(find(name).class_path, name, trust))
+    yield from combine(pipeline(name, trust=trust, device=device_named(device)), how, asked, folder, num, seed, call)
 
 
 def adapters_for(inputs: Sequence[str | Path], to: str, adapter: str | None = None, trust: bool = False) -> list[str]:

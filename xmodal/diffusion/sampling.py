@@ -75,6 +75,8 @@ def sample(
     device: torch.device | str = "cpu",
     callback: Callable[[int, int], None] | None = None,
     latents: Tensor | None = None,
+    start: Tensor | None = None,
+    strength: float = 0.8,
 ) -> Tensor:
     """Run the reverse process from noise; returns float32 latents of ``shape``.
 
@@ -86,6 +88,8 @@ def sample(
         generator: one, or one for each row; feeds the initial noise and whatever the scheduler adds.
         callback: called after each evaluation with (evaluations done, evaluations in all).
         latents: the noise to begin with, of ``shape`` and unit variance; default drawn.
+        start: clean latents of ``shape`` to change in place of pure noise (Meng et al., "SDEdit", arXiv 2108.01073).
+        strength: of that change: the share of the steps that is made, above 0, at most 1.
 
     Raises ValueError if ``num_inference_steps`` is below 1, and for latents of another shape.
     """
@@ -95,14 +99,33 @@ def sample(
         raise ValueError(f"latents have the shape {tuple(latents.shape)}, but expected {tuple(shape)}")
     noise = draw_noise(shape, generator, device) if latents is None else latents.to(device, torch.float32)
     scheduler.set_timesteps(num_inference_steps, device=device)
-    latents = noise * scheduler.init_noise_sigma  # only known after set_timesteps
+    timesteps = scheduler.timesteps
+    if start is None:
+        latents = noise * scheduler.init_noise_sigma  # only known after set_timesteps
+    else:
+        latents, timesteps = _partly(scheduler, start.to(noise), noise, strength)
     options = _step_options(scheduler, generator)
-    for done, timestep in enumerate(scheduler.timesteps, start=1):
+    for done, timestep in enumerate(timesteps, start=1):
         prediction = model(scheduler.scale_model_input(latents, timestep), timestep).float()
         latents = scheduler.step(prediction, timestep, latents, **options).prev_sample
         if callback is not None:
-            callback(done, len(scheduler.timesteps))
+            callback(done, len(timesteps))
     return latents
+
+
+def _partly(scheduler: Scheduler, start: Tensor, noise: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    """Latents under the noise of the first of the steps that are made, and these; raises ValueError where that cannot be."""
+    if start.shape != noise.shape:
+        raise ValueError(f"the latents to start from have the shape {tuple(start.shape)}, but expected {tuple(noise.shape)}")
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength must be above 0 and at most 1, not {strength}")
+    order = getattr(scheduler, "order", 1)
+    steps = len(scheduler.timesteps) // order
+    first = order * (steps - max(1, round(steps * strength)))
+    timesteps = scheduler.timesteps[first:]
+    if hasattr(scheduler, "set_begin_index"):  # those that count their steps
+        scheduler.set_begin_index(first)
+    return scheduler.add_noise(start, noise, timesteps[:1].expand(len(start))), timesteps
 
 
 def _step_options(scheduler: Scheduler, generator: Generators) -> dict[str, Any]:

@@ -208,8 +208,12 @@ class ImageGenerator(Frozen):
         scheduler: Any = None,
         latents: Tensor | None = None,
         callback: Callable[[int, int], None] | None = None,
+        image: Tensor | None = None,
+        strength: float = 0.8,
     ) -> Tensor:
         """Prompt embeddings (B, S, c) -> pixels (B, 3, H, W) in [0, 1].
+
+        ``image`` (B or 1, 3, h, w) in [0, 1] is changed, by the share ``strength`` of the steps, in place of noise.
 
         ``generator`` is one for the batch, or one for each picture; ``latents`` the noise to begin with; ``callback`` is
         called with (steps done, steps in all). None is the model's own choice.

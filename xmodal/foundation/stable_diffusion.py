@@ -260,6 +260,8 @@ class StableDiffusion(ImageGenerator):
         scheduler: SchedulerMixin | None = None,
         latents: Tensor | None = None,
         callback: Callable[[int, int], None] | None = None,
+        image: Tensor | None = None,
+        strength: float = 0.8,
     ) -> Tensor:
         """Prompt embeddings (B, S, c) -> float32 pixels (B, 3, H, W) in [0, 1].
 
@@ -273,13 +275,15 @@ class StableDiffusion(ImageGenerator):
             scheduler: any diffusers scheduler with this model's ``prediction_type``; default see `default_scheduler`.
             latents: the noise to begin with, (B, C, height / factor, width / factor); default drawn.
             callback: called with (steps done, steps in all).
+            image: pictures (B or 1, 3, H', W') in [0, 1] to change, in place of noise; squeezed to height and width.
+            strength: how much of them is changed: the share of the steps that is made, above 0, at most 1.
 
         Raises ValueError for arguments that cannot work, before anything is computed.
         """
         size = (height, width)
         return self._paint(
             self._predict, prompt_embeds, negative_prompt_embeds, num_inference_steps, guidance_scale, generator, size, scheduler,
-            latents, callback,
+            latents, callback, image, strength,
         )  # fmt: skip
 
     def _paint(
@@ -294,6 +298,8 @@ class StableDiffusion(ImageGenerator):
         scheduler: SchedulerMixin | None,
         latents: Tensor | None,
         callback: Callable[[int, int], None] | None,
+        image: Tensor | None = None,
+        strength: float = 0.8,
     ) -> Tensor:
         height, width = (self.image_size if each is None else each for each in size)
         self._check_size(height, width)
@@ -307,7 +313,21 @@ class StableDiffusion(ImageGenerator):
             unconditional = unconditional.expand(len(prompt_embeds), -1, -1) if len(unconditional) == 1 else unconditional
         shape = (len(prompt_embeds), self.unet.config.in_channels, height // self.factor, width // self.factor)
         model = with_guidance(predict, prompt_embeds, unconditional, guidance_scale)
-        return self.decode(sample(model, scheduler, shape, num_inference_steps, generator, self.unet.device, callback, latents))
+        start = None if image is None else self._start(image, height, width, len(prompt_embeds))
+        made = sample(
+            model, scheduler, shape, num_inference_steps, generator, self.unet.device, callback, latents, start, strength
+        )  # fmt: skip
+        return self.decode(made)
+
+    def _start(self, image: Tensor, height: int, width: int, count: int) -> Tensor:
+        """Scaled latents (count, C, h, w) of pictures (count or 1, 3, H', W') in [0, 1], squeezed to height and width."""
+        if image.ndim != 4 or image.shape[1] != 3 or len(image) not in (1, count):
+            raise ValueError(f"image has the shape {tuple(image.shape)}, but expected ({count}, 3, H, W), or one for all")
+        pixels = image.to(self.unet.device, torch.float32)
+        if pixels.shape[-2:] != (height, width):
+            pixels = F.interpolate(pixels, (height, width), mode="bicubic", antialias=True).clamp(0, 1)
+        mean, _ = self.encode(pixels)
+        return (mean * self.scaling_factor).expand(count, -1, -1, -1)
 
     def default_scheduler(self) -> SchedulerMixin:
         """DPM-Solver++ (Lu et al., arXiv 2211.01095), second order multistep, over the folder's own noise schedule.

@@ -208,6 +208,8 @@ class StableDiffusionXL(StableDiffusion):
         negative_original_size: Pair | None = None,
         negative_crops_coords_top_left: Pair = (0, 0),
         negative_target_size: Pair | None = None,
+        image: Tensor | None = None,
+        strength: float = 0.8,
     ) -> Tensor:
         """Prompt embeddings (B, S + 1, c) -> float32 pixels (B, 3, H, W) in [0, 1].
 
@@ -227,7 +229,7 @@ class StableDiffusionXL(StableDiffusion):
 
         return self._paint(
             predict, prompt_embeds, negative_prompt_embeds, num_inference_steps, guidance_scale, generator, size, scheduler,
-            latents, callback,
+            latents, callback, image, strength,
         )  # fmt: skip
 
     def _predict(self, latents: Tensor, timestep: Tensor, prompt_embeds: Tensor, time_ids: Tensor | None = None) -> Tensor:

@@ -156,6 +156,8 @@ class StableUnCLIP(StableDiffusion, EmbeddingPainter):
         image_embedding: Tensor | None = None,
         noise_level: int = 0,
         latents: Tensor | None = None,
+        image: Tensor | None = None,
+        strength: float = 0.8,
     ) -> Tensor:
         """Prompt embeddings (B, S, c), and image embeddings (B, e) -> float32 pixels (B, 3, H, W) in [0, 1].
 
@@ -171,7 +173,7 @@ class StableUnCLIP(StableDiffusion, EmbeddingPainter):
         size = (height, width)
         return self._paint(
             predict, prompt_embeds, negative_prompt_embeds, num_inference_steps, guidance_scale, generator, size, scheduler,
-            latents, callback,
+            latents, callback, image, strength,
         )  # fmt: skip
 
     def _given(
