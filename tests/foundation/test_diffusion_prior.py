@@ -29,6 +29,7 @@ from xmodal.foundation.diffusion_prior import (
     KarloPrior,
     Linear,
     MeanShift,
+    Retrieval,
     build,
     import_checkpoint,
     save,
@@ -354,6 +355,20 @@ def test_baselines_learn_what_they_can(tmp_path: Path) -> None:
         again = type(prior)(str(prior.save(tmp_path / type(prior).__name__)))
         assert agree(again.sample(text), prior.sample(text))
         assert not any(p.requires_grad for p in again.parameters())
+
+
+def test_retrieval_gives_the_nearest_known_pictures(tmp_path: Path) -> None:
+    text, image, _ = pairs()
+    known = F.normalize(image, dim=-1)
+    near = F.normalize(text, dim=-1) @ known.T
+    nearest = Retrieval.fit(image, temperature=1e-7)
+    close(nearest.sample(3 * text), known[near.argmax(1)], 1e-5)
+    soft = Retrieval.fit(image, temperature=0.3)
+    close(soft.sample(text), F.normalize((near / 0.3).softmax(1) @ known, dim=-1), 1e-6)
+    again = Retrieval(str(soft.save(tmp_path / "bank")))
+    assert agree(again.sample(text), soft.sample(text))
+    with pytest.raises(ValueError, match="temperature 0 must be above 0"):
+        Retrieval.fit(image, temperature=0)
 
 
 def test_mean_shift_is_the_formula() -> None:

@@ -249,6 +249,11 @@ def select(state: Mapping[str, Tensor], path: Path, modalities: Iterable[str] = 
     return kept
 
 
+def save(model: ImageBindModel, folder: Path) -> None:
+    """Write a folder that ``card`` takes, with the towers that the model has, as float16."""
+    write_folder(folder, asdict(model.config), model.state_dict())
+
+
 def load(path: Path, modalities: Iterable[str] = MODALITIES) -> ImageBindModel:
     """Read the named towers of the official ``.pth`` file, or of a folder of `import_checkpoint`, as float32 in eval mode.
 
@@ -436,9 +441,9 @@ def _tokenizer() -> Any:
 
 
 def build(card: str = "huge") -> nn.Module:
-    """The three towers at the size of a card, with random weights."""
+    """The towers of a card at their size, with random weights."""
     find_card(CARDS, card, "imagebind")
-    return ImageBindModel(ImageBindConfig())
+    return ImageBindModel(MINI, ["audio"]) if card == "mini" else ImageBindModel(ImageBindConfig())
 
 
 def tiny() -> dict[str, Callable[[], Frozen]]:
@@ -452,6 +457,7 @@ def tiny() -> dict[str, Callable[[], Frozen]]:
     return {tower.__name__: factory(tower) for tower in (ImageTower, AudioTower, TextTower)}
 
 
+MINI = ImageBindConfig(out_embed_dim=128, audio_embed_dim=64, audio_num_blocks=3, audio_num_heads=4)
 SPACES = {"mini": "clip:mini", "huge": "clip:vit-h-14"}  # the CLIP whose frozen picture tower each card was trained around
 
 CARDS: dict[str, Card] = {

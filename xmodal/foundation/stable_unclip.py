@@ -264,6 +264,9 @@ def build(card: str = "sd-2.1-unclip") -> nn.ModuleDict:
     """The three networks of a published card at full size, with random weights (or none, on the meta device)."""
     from diffusers import UNet2DConditionModel
 
+    if card == "mini":
+        own = read_parts(locate(PAINTERS[card]), torch.float32)
+        return nn.ModuleDict({**{name: own[name] for name in ("vae", "text_encoder")}, "unet": with_embedding(own["unet"], 128)})
     chosen = SPACES.get(card, "")
     if chosen not in WIDTHS:
         raise ValueError(f"the sizes of {card!r} stand in the config.json files of its folder alone: choose a published card")

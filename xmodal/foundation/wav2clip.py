@@ -158,6 +158,11 @@ def import_checkpoint(file: Path, folder: Path) -> Path:
     return write_folder(folder, asdict(model.config), model.state_dict(), dtype=None)
 
 
+def save(model: Wav2CLIPModel, folder: Path) -> None:
+    """Write a folder that ``card`` takes, as float16."""
+    write_folder(folder, asdict(model.config), model.state_dict())
+
+
 def load(path: Path) -> Wav2CLIPModel:
     """Read the published file, or a folder of `import_checkpoint`, into a float32 model in eval mode.
 
@@ -275,9 +280,9 @@ class Wav2CLIP(AudioEncoder):
 
 
 def build(card: str) -> Wav2CLIPModel:
-    """Return the full-size architecture of a card with random weights."""
+    """Return the architecture of a card with random weights."""
     find_card(CARDS, card, "Wav2CLIP")
-    return Wav2CLIPModel(Wav2CLIPConfig())
+    return Wav2CLIPModel(MINI if card == "mini" else Wav2CLIPConfig())
 
 
 def tiny() -> dict[str, Callable[[], Frozen]]:
@@ -285,6 +290,7 @@ def tiny() -> dict[str, Callable[[], Frozen]]:
     return {"Wav2CLIP": lambda: Wav2CLIP.from_model(Wav2CLIPModel(Wav2CLIPConfig((4, 4, 8, 8), 8, 6)))}
 
 
+MINI = Wav2CLIPConfig((12, 24, 48, 96), 128, 128)
 SPACES = {"mini": "clip:mini", "wav2clip": "clip:vit-b-32"}  # the CLIP that each card was trained to
 
 CARDS: dict[str, Card] = {

@@ -7,7 +7,6 @@ what CLIP would have seen. Letters: B batch, d size of CLIP's embedding.
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from xmodal.diffusion.training import denoising_loss
 from xmodal.foundation.base import ImageEncoder
 from xmodal.miniature.training.zoo import ZooTask
 from xmodal.miniature.world import THINGS
-from xmodal.registry.checkpoint import write_folder
 
 
 class TrainEar(ZooTask):
@@ -36,7 +34,6 @@ class TrainEar(ZooTask):
     def __init__(
         self, output: Path, encoder: ImageEncoder, temperature: float = 0.07, ema_decay: float = 0.99, **task: Any
     ) -> None:
-        self.dim = encoder.dim
         super().__init__(output=output, ema_decay=ema_decay, **task)
         self.encoder, self.temperature = encoder, temperature
 
@@ -64,20 +61,12 @@ class TrainEar(ZooTask):
 
 
 class TrainWav2CLIP(TrainEar):
-    """The miniature Wav2CLIP (arXiv 2110.11499).
-
-    Args:
-        widths, hidden: of :class:`xmodal.foundation.wav2clip.Wav2CLIPConfig`.
-    """
-
-    def __init__(self, output: Path, widths: tuple[int, ...] = (12, 24, 48, 96), hidden: int = 128, **ear: Any) -> None:
-        self.sizes = (widths, hidden)
-        super().__init__(output=output, **ear)
+    """The miniature Wav2CLIP (arXiv 2110.11499)."""
 
     def build(self) -> nn.Module:
-        from xmodal.foundation.wav2clip import Wav2CLIPConfig, Wav2CLIPModel
+        from xmodal.foundation.wav2clip import build
 
-        return Wav2CLIPModel(Wav2CLIPConfig(*self.sizes, self.dim))
+        return build("mini")
 
     def spectrogram(self, waveform: Tensor) -> Tensor:
         from xmodal.foundation.wav2clip import log_spectrogram, standardise
@@ -88,28 +77,21 @@ class TrainWav2CLIP(TrainEar):
         return net(spectrogram)
 
     def export(self, net: Any, folder: Path) -> None:
-        write_folder(folder, asdict(net.config), net.state_dict())
+        from xmodal.foundation.wav2clip import save
+
+        save(net, folder)
 
 
 class TrainImageBind(TrainEar):
     """The sound tower of a miniature ImageBind (arXiv 2305.05665), bound to the miniature CLIP's pictures; no other tower.
 
     In training it hears the first two seconds alone, as the loaded tower does with ``clips`` 1.
-
-    Args:
-        width, blocks, heads: of the transformer.
     """
 
-    def __init__(self, output: Path, width: int = 64, blocks: int = 3, heads: int = 4, **ear: Any) -> None:
-        self.sizes = (width, blocks, heads)
-        super().__init__(output=output, **ear)
-
     def build(self) -> nn.Module:
-        from xmodal.foundation.imagebind import ImageBindConfig, ImageBindModel
+        from xmodal.foundation.imagebind import build
 
-        width, blocks, heads = self.sizes
-        sizes = {"audio_embed_dim": width, "audio_num_blocks": blocks, "audio_num_heads": heads}
-        return ImageBindModel(ImageBindConfig(out_embed_dim=self.dim, **sizes), ["audio"])
+        return build("mini")
 
     def spectrogram(self, waveform: Tensor) -> Tensor:
         from xmodal.foundation.imagebind import CLIP, spectrogram
@@ -120,7 +102,9 @@ class TrainImageBind(TrainEar):
         return net("audio", spectrogram)
 
     def export(self, net: Any, folder: Path) -> None:
-        write_folder(folder, asdict(net.config), net.state_dict())
+        from xmodal.foundation.imagebind import save
+
+        save(net, folder)
 
 
 class TrainUnCLIP(ZooTask):
