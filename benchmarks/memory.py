@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.foundation import beats, stable_diffusion
-from xmodal.memory import peak, weights
+from xmodal.foundation.memory import peak, weights
 from xmodal.registry.checkpoint import unfilled
 
 GB = 10**9

@@ -14,11 +14,10 @@ MODALITIES = ("audio2image", "vision2audio", "text2audio")
 # First part of a module's name below xmodal -> what it may import of xmodal. A name allows all that lies below it.
 ALLOWED: dict[str, set[str]] = {
     "files": set(),
-    "memory": set(),
     "frozen": set(),
     "diffusion": {"diffusion"},
     "registry": {"registry", "files", "frozen"},
-    "foundation": {"foundation", "frozen", "memory", "diffusion", "registry.cards", "registry.checkpoint"},
+    "foundation": {"foundation", "frozen", "diffusion", "registry.cards", "registry.checkpoint"},
     "data": {"data", "files", "frozen"},
     "metrics": {"metrics", "files", "foundation.base"},
     "pipelines": {"registry", "data"},
@@ -44,8 +43,8 @@ ALLOWED: dict[str, set[str]] = {
         "data",
         "files",
         "evaluation",
-        "memory",
         "miniature",
+        "foundation.memory",
         "verification",
         "demo",
     },

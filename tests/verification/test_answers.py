@@ -18,7 +18,7 @@ from xmodal.foundation import clip, stable_diffusion
 from xmodal.foundation.beats import BEATs
 from xmodal.registry import models as registry
 from xmodal.registry.cards import WEIGHTS
-from xmodal.verification import answers
+from xmodal.verification import answers, cases
 from xmodal.verification.answers import Answer
 from xmodal.verification.published import ANSWERS, _astronaut
 
@@ -153,11 +153,11 @@ def test_media_that_are_not_here_or_another_are_named(cache: Path, monkeypatch: 
     monkeypatch.setitem(ANSWERS, "acme:one", (answer,))
     (verdict,) = answers.published("acme:one", "one")
     assert (verdict.state, verdict.text) == ("open", f"needs a.png of a page in {cache / 'cache' / 'media'}")
-    answers.media_folder().mkdir(parents=True)
-    (answers.media_folder() / "a.png").write_bytes(b"no")
+    cases.media_folder().mkdir(parents=True)
+    (cases.media_folder() / "a.png").write_bytes(b"no")
     assert "is not the file of a page" in next(answers.published("acme:one", "one")).text
-    (answers.media_folder() / "a.png").write_bytes(b"\x00\x01")
-    assert answer.lacking().startswith(str(answers.media_folder()))
+    (cases.media_folder() / "a.png").write_bytes(b"\x00\x01")
+    assert answer.lacking().startswith(str(cases.media_folder()))
 
 
 def test_the_paths_of_published_answers_compute_what_the_libraries_do(
@@ -197,9 +197,9 @@ def test_the_paths_of_published_answers_compute_what_the_libraries_do(
 
 
 def test_published_answers_are_of_cards_that_there_are() -> None:
-    for name, cases in ANSWERS.items():
+    for name, known in ANSWERS.items():
         assert registry.card(*name.split(":", 1)).name == name
-        for case in cases:
+        for case in known:
             assert case.tolerance > 0
             assert " at " in case.source
             assert all(np.isfinite(case.expected))

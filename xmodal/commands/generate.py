@@ -10,6 +10,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from xmodal.commands.budget import check_options, fit_into, size_of
 from xmodal.commands.combining import Together, combine
 from xmodal.commands.combining import check as check_together
 from xmodal.commands.terminal import COMMERCIAL, check, consent, finite, positive, printable, seconds, trust
@@ -130,11 +131,7 @@ def generate(
     """
     if to not in ("image", "audio"):
         raise ValueError(f"cannot make {to!r}: image and audio can be made")
-    budget = 0
-    if memory is not None:
-        from xmodal.memory import fit_into, parse  # torch
-
-        budget = parse(memory)
+    budget = size_of(memory)
     asked = read(inputs, _taken(to, adapter, trust), say)
     _check_stems(asked)
     failed = failed if len(asked) > 1 else None  # there is nothing else to go on with
@@ -148,26 +145,23 @@ def generate(
     visit(folder)
     options = {name: value for name, value in options.items() if value is not None}
     make = pictures if to == "image" else waveforms
+    call = {**options, "num_inference_steps": steps, "guidance_scale": guidance}
     if how is not None:
         if budget:
             raise ValueError("memory is not chosen where sounds are put together: leave it out")
-        call = {**options, "num_inference_steps": steps, "guidance_scale": guidance, "batch_size": batch_size}
+        call["batch_size"] = batch_size
         yield from _combined(how, asked, names[asked[0]], trust, device, folder, num, seed, call)
         return
     for name in dict.fromkeys(names.values()):
         pipe = pipeline(name, trust=trust, device="cpu" if budget else device_named(device))
+        check_options(pipe, name, options)
         size = fit_into(budget, pipe, name, device_named(device), batch_size, say) if budget else batch_size
         at_once = max(1, size // num)
-        for option in options:
-            if option not in signature(type(pipe).__call__).parameters:
-                raise ValueError(f"the adapter {name} has no option {option}: leave it out")
         mine = [each for each in asked if names[each] == name]
         if resume:
             mine = [each for group in _groups(mine, at_once) if not all(_done(targets[one]) for one in group) for each in group]
-        call = {**options, "num_inference_steps": steps, "guidance_scale": guidance}
-        if "batch_size" in signature(type(pipe).__call__).parameters:
-            call["batch_size"] = size
-        for each, made in _made(partial(make, pipe, num, seed), mine, at_once, call, failed):
+        own = {"batch_size": size} if "batch_size" in signature(type(pipe).__call__).parameters else {}
+        for each, made in _made(partial(make, pipe, num, seed), mine, at_once, call | own, failed):
             if resume and _done(targets[each]):
                 continue  # made again beside what was missing, and the same
             try:

@@ -1,7 +1,7 @@
 """Diffusion priors: a text embedding becomes an image embedding of the same space (DALL-E 2, arXiv 2204.06125, section 2.2).
 
 `DiffusionPrior` is dalle2-pytorch's network (LAION's files, and those trained here), `KarloPrior` and `KandinskyPrior` are
-diffusers' PriorTransformer; the baselines that cost next to nothing stand in `xmodal.foundation.free_priors`.
+diffusers' PriorTransformer, and five baselines cost next to nothing: `Identity`, `MeanShift`, `Linear`, `MLP`, `Retrieval`.
 Letters: B batch, d embedding width, L text tokens, k candidates for each text.
 """
 
@@ -22,8 +22,8 @@ from xmodal.diffusion.prior_network import PriorConfig, PriorNetwork
 from xmodal.diffusion.sampling import Generators, Scheduler, with_guidance
 from xmodal.diffusion.schedules import check_scheduler, prediction_of
 from xmodal.foundation.base import Card, Prior, find_card
-from xmodal.foundation.free_priors import MLP, Identity, Linear, MeanShift, Retrieval, Shift, as_of, check, check_class
 from xmodal.foundation.original_names import read_library_state, version_ignored
+from xmodal.foundation.prior_parts import Bank, Shift, as_of, check, check_class
 from xmodal.frozen import Frozen
 from xmodal.registry.cards import any_card, locate
 from xmodal.registry.checkpoint import assign, only_tensors, read_folder, read_module, read_pickle, read_scheduler, unfilled
@@ -270,6 +270,126 @@ class KandinskyPrior(_UnCLIP):
     def __init__(self, card: str = "kandinsky-2.1", local_files_only: bool = True) -> None:
         super().__init__()
         self._load(_path(KANDINSKY, card, local_files_only))
+
+
+class Identity(Prior):
+    """The text embedding itself, normalized: what a prior must beat."""
+
+    def __init__(self, card: str = "none", dim: int = 768) -> None:
+        super().__init__()
+        if card != "none":
+            raise ValueError(f"Identity has no weights, so card {card!r} cannot be loaded: leave it out, or say 'none'")
+        self.dim = dim
+
+    def sample(self, text_embedding: Tensor, **options: Any) -> Tensor:
+        """(B, d) -> (B, d), normalized; options of other priors are ignored."""
+        check(self, text_embedding)
+        return F.normalize(text_embedding.float(), dim=-1)
+
+
+class _Baseline(Identity):
+    """A small module from a folder, or fitted to pairs; reads and gives unit vectors."""
+
+    def __init__(self, card: str) -> None:
+        Prior.__init__(self)
+        if not Path(card).is_dir():
+            raise FileNotFoundError(f"{type(self).__name__} has no published weights: card {card!r} must be a folder of its own")
+        config, state = read_folder(Path(card), f"{type(self).__name__}.fit(...).save(folder)")
+        check_class(config, type(self).__name__, Path(card))
+        sizes = {key: int(config[key]) for key in ("dim", "hidden", "count") if key in config}
+        net = self._build(**sizes)
+        assign(net, state, Path(card), type(self).__name__)
+        self._assemble(net, **sizes)
+
+    @classmethod
+    def from_model(cls, net: nn.Module, **sizes: int) -> Self:
+        """Build from a module in memory, which is frozen ; ``sizes``: ``dim``, an MLP's ``hidden``, a bank's ``count``."""
+        return cls.assembled(net, **sizes)
+
+    def _assemble(self, net: nn.Module, **sizes: int) -> None:
+        self.net, self.sizes, self.dim = net, sizes, sizes["dim"]
+
+    @staticmethod
+    def _build(dim: int) -> nn.Module:
+        return nn.Linear(dim, dim)
+
+    def save(self, folder: Path) -> Path:
+        """Write config.json and model.safetensors, float32; returns the folder."""
+        return write(folder, {"class": type(self).__name__, **self.sizes}, self.net.state_dict(), None)
+
+    def sample(self, text_embedding: Tensor, **options: Any) -> Tensor:
+        """(B, d) -> (B, d), normalized; options of other priors are ignored."""
+        return F.normalize(self.net(as_of(self.net, super().sample(text_embedding))).float(), dim=-1)
+
+
+class MeanShift(_Baseline):
+    """Text minus the mean text plus the mean image."""
+
+    @staticmethod
+    def _build(dim: int) -> nn.Module:
+        return Shift(dim)
+
+    @classmethod
+    def fit(cls, text: Tensor, image: Tensor) -> Self:
+        """Means of text and image embeddings (N, d); they need not be pairs."""
+        net = Shift(text.shape[1])
+        net.mean_text.data, net.mean_image.data = (F.normalize(x.float(), dim=-1).mean(0) for x in (text, image))
+        return cls.from_model(net, dim=text.shape[1])
+
+
+class Linear(_Baseline):
+    """One affine map."""
+
+    @classmethod
+    def fit(cls, text: Tensor, image: Tensor, ridge: float = 1e-3) -> Self:
+        """Least squares on pairs (N, d); ``ridge`` times N is added to the diagonal, the bias being free."""
+        x, y = (F.normalize(each.double(), dim=-1) for each in (text, image))
+        dx, dy, net = x - x.mean(0), y - y.mean(0), cls._build(text.shape[1])
+        weight = torch.linalg.solve(dx.T @ dx + ridge * len(x) * torch.eye(x.shape[1], dtype=x.dtype), dx.T @ dy).T
+        net.load_state_dict({"weight": weight, "bias": y.mean(0) - weight @ x.mean(0)})
+        return cls.from_model(net, dim=text.shape[1])
+
+
+class MLP(_Baseline):
+    """One hidden layer."""
+
+    @staticmethod
+    def _build(dim: int, hidden: int = 0) -> nn.Module:
+        hidden = hidden or 4 * dim
+        return nn.Sequential(nn.Linear(dim, hidden), nn.SiLU(), nn.LayerNorm(hidden), nn.Linear(hidden, dim))
+
+    @classmethod
+    def fit(cls, text: Tensor, image: Tensor, hidden: int = 0, steps: int = 500, batch: int = 1024, seed: int = 0) -> Self:
+        """AdamW on 1 - cosine over pairs (N, d); ``hidden`` is 4 d unless given. Leaves no trace in the random state."""
+        hidden = hidden or 4 * text.shape[1]
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.manual_seed(seed)
+            net = cls._build(text.shape[1], hidden)
+            optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
+            for _ in range(steps):
+                pick = torch.randint(len(text), (min(batch, len(text)),))
+                loss = 1 - F.cosine_similarity(net(F.normalize(text[pick].float(), dim=-1)), image[pick].float()).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        return cls.from_model(net, dim=text.shape[1], hidden=hidden)
+
+
+class Retrieval(_Baseline):
+    """The known picture embeddings that lie nearest, as a weighted mean: projection onto a memory (DeCap, arXiv 2303.03032)."""
+
+    @staticmethod
+    def _build(dim: int, count: int = 1) -> nn.Module:
+        return Bank(dim, count)
+
+    @classmethod
+    def fit(cls, image: Tensor, temperature: float = 0.02) -> Self:
+        """Keep picture embeddings (N, d); a low ``temperature`` takes the nearest alone, and must be above 0 (ValueError)."""
+        if not temperature > 0:
+            raise ValueError(f"temperature {temperature} must be above 0")
+        net = Bank(image.shape[1], len(image), temperature)
+        net.rows.data = F.normalize(image.float(), dim=-1)
+        return cls.from_model(net, dim=image.shape[1], count=len(image))
 
 
 def card_of(name: str) -> Card:

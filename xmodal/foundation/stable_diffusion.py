@@ -23,9 +23,9 @@ from xmodal.diffusion.schedules import check_scheduler, prediction_of
 from xmodal.diffusion.training import denoising_loss
 from xmodal.foundation.base import Card, ImageGenerator, check_vocabulary, find_card
 from xmodal.foundation.lora import LoRA
+from xmodal.foundation.memory import peak
 from xmodal.foundation.published import STABLE_DIFFUSION
 from xmodal.frozen import Frozen
-from xmodal.memory import peak
 from xmodal.registry.cards import any_card, locate
 from xmodal.registry.checkpoint import read_json, read_module, read_scheduler, unfilled
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,38 +17,12 @@ from typing import Any
 from xmodal.files import write_whole
 from xmodal.registry import models as registry
 from xmodal.registry.cards import WEIGHTS, Card, own_cache, sha256
+from xmodal.verification.cases import Answer
 
 NEAR = 10  # times its tolerance that a published answer may be missed by on another device
 CLOSE = 1e-3  # of the root mean square: other processors differ by less, half precision by more
 KEPT = 64  # numbers of each result that a record keeps
 SHIPPED = WEIGHTS / "answers.json"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What was published of a card's weights: ``compute(card)`` gives the numbers that ``expected`` lists.
-
-    ``card`` is a name or a path. ``tolerance`` is absolute, or with ``relative`` a part of each number. ``source`` says who
-    published it, ``media`` which files it needs (name -> beginning of their sha256), below `media_folder`.
-    """
-
-    case: str
-    compute: Callable[[str], Any]
-    expected: Sequence[float]
-    tolerance: float
-    source: str
-    relative: bool = False
-    media: Mapping[str, str] | None = None
-
-    def lacking(self) -> str:
-        """Return the sentence for media that are not here or are not those, or ""."""
-        folder = media_folder()
-        for name, digest in (self.media or {}).items():
-            if not (folder / name).is_file():
-                return f"needs {name} of {self.source} in {folder}"
-            if not sha256(folder / name).startswith(digest):
-                return f"{folder / name} is not the file of {self.source}: its sha256 begins otherwise than {digest}"
-        return ""
 
 
 @dataclass(frozen=True)
@@ -72,11 +46,6 @@ def card_of(word: str) -> Card:
         [path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()] if place.is_dir() else [place.name]
     )
     return replace(card, name=word, files=dict.fromkeys(sorted(files)))
-
-
-def media_folder() -> Path:
-    """Return where media of published answers are looked for."""
-    return own_cache() / "media"
 
 
 def verify(card: Card) -> Iterator[Verdict]:

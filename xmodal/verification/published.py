@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xmodal.verification.answers import Answer, media_folder
+from xmodal.verification.cases import Answer, media_folder
 
 
 def _seeded(*shapes: tuple[int, ...], seed: int) -> list[Tensor]:

@@ -149,33 +149,3 @@ def choose(budget: int, found: Iterable[Setting]) -> Setting:
         tried.append(setting)
     least = min(tried, key=lambda each: each.bytes)
     raise ValueError(f"{budget / 1e9:.3g} GB are not enough: the least is {least}")
-
-
-def fit_into(budget: int, pipe: Any, name: str, device: str, batch_size: int, say: Callable[[str], None] | None) -> int:
-    """Put a pipeline on the device in the quickest setting that ``budget`` bytes hold; returns the batch size.
-
-    Raises ValueError for a painter that cannot tell what it needs, and as `choose`.
-    """
-    generator: Any = getattr(pipe, "generator", None)
-    if not hasattr(generator, "activations"):
-        raise ValueError(f"--memory cannot tell what {name} needs, only what Stable Diffusion does: leave it out")
-    parts = {key: weights(part, torch.float32) for key, part in pipe.components.items()}
-    needed = {name: [generator.activations(name, batch) for batch in (1, 2)] for name in ("unet", "vae")}
-
-    def work(batch: int, slicing: bool) -> int:
-        # Each result more takes what the second took.
-        rows = {"unet": batch, "vae": 1 if slicing else batch}
-        return max(one + (two - one) * (rows[name] - 1) for name, (one, two) in needed.items())
-
-    dtypes = ["float32", "float16" if device.startswith("cuda") else "bfloat16"]
-    chosen = choose(budget, settings(parts, "generator", work, batch_size, dtypes))
-    pipe.to(dtype=chosen.torch_dtype)
-    if chosen.slicing:
-        generator.enable_vae_slicing()
-    if chosen.offload:
-        pipe.enable_model_cpu_offload(device)
-    else:
-        pipe.to(device)
-    if say is not None:
-        say(f"xmodal: {name} within {budget / 1e9:.3g} GB by {chosen}")
-    return chosen.batch_size

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from xmodal import memory
 from xmodal.__main__ import run
-from xmodal.foundation import stable_diffusion
+from xmodal.foundation import memory, stable_diffusion
 
 ROW = 10 * 1000 * 4  # bytes of a batch of ten thousand-wide float32 rows
 
