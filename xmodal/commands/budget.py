@@ -7,10 +7,12 @@ from inspect import signature
 from typing import Any
 
 
-def size_of(memory: str | None) -> int:
-    """Bytes of a size of memory; 0 where none is given."""
+def size_of(memory: str | None, together: bool) -> int:
+    """Bytes of a size of memory; 0 where none is given. Raises ValueError for one where sounds are put together."""
     if memory is None:
         return 0
+    if together:
+        raise ValueError("--memory does not work where sounds are put together: leave it out")
     from xmodal.foundation.memory import parse  # torch
 
     return parse(memory)

@@ -131,7 +131,7 @@ def generate(
     """
     if to not in ("image", "audio"):
         raise ValueError(f"cannot make {to!r}: image and audio can be made")
-    budget = size_of(memory)
+    budget = size_of(memory, together=how is not None)
     asked = read(inputs, _taken(to, adapter, trust), say)
     _check_stems(asked)
     failed = failed if len(asked) > 1 else None  # there is nothing else to go on with
@@ -147,8 +147,6 @@ def generate(
     make = pictures if to == "image" else waveforms
     call = {**options, "num_inference_steps": steps, "guidance_scale": guidance}
     if how is not None:
-        if budget:
-            raise ValueError("memory is not chosen where sounds are put together: leave it out")
         call["batch_size"] = batch_size
         yield from _combined(how, asked, names[asked[0]], trust, device, folder, num, seed, call)
         return
