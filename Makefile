@@ -1,5 +1,6 @@
 # make demo   install, then turn sounds into pictures, and pictures and a text into sounds (miniature models, CPU, offline)
 # make test   install, then run all tests, WORKERS of them side by side (2; each may take 3 GB)
+# make claims the papers' claims, tried in the miniature and written to docs/claims.md
 # make test-processors   the numbers of the tests as other processors would round them: five runs, none of them needed daily
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ STAMP := $(VENV)/.xmodal-installed
 WORKERS ?= 2
 export HF_HUB_OFFLINE = 1
 
-.PHONY: install demo test test-processors lint bench clean
+.PHONY: install demo test test-processors lint bench claims clean
 
 install: $(STAMP)
 
@@ -36,6 +37,15 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+# What the papers claim, tried in the miniature: trains what is not under outputs/ yet, measures, and writes docs/claims.md.
+claims: $(STAMP)
+	$(BIN)/python benchmarks/audiotoken_table.py
+	$(BIN)/python benchmarks/v2a_mini.py --steps 15
+	$(BIN)/python benchmarks/mapper_ambiguity.py --sounds --count 128 --steps 15
+	$(BIN)/python benchmarks/clipsonic_mini.py --training-steps 300 --steps 15
+	$(BIN)/python benchmarks/sweeps.py
+	$(BIN)/python benchmarks/claims.py
 
 clean:
 	rm -rf outputs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
