@@ -1,6 +1,7 @@
 # make demo   install, then turn sounds into pictures, and pictures and a text into sounds (miniature models, CPU, offline)
 # make test   install, then run all tests, WORKERS of them side by side (2; each may take 3 GB)
 # make claims the papers' claims, tried in the miniature and written to docs/claims.md
+# make docs   install, then build the site into outputs/site, without a network; a broken link ends it
 # make test-processors   the numbers of the tests as other processors would round them: five runs, none of them needed daily
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ STAMP := $(VENV)/.xmodal-installed
 WORKERS ?= 2
 export HF_HUB_OFFLINE = 1
 
-.PHONY: install demo test test-processors lint bench claims clean
+.PHONY: install demo test test-processors lint docs bench claims clean
 
 install: $(STAMP)
 
@@ -34,6 +35,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(STAMP)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
