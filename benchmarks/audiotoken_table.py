@@ -14,7 +14,7 @@ the thing (chance: 1 in 18). What is trained is trained with each seed; what is 
     ear ...       other ears
 
 Adapters are kept under --weights and serve the next call. Intervals: 95 %, Student's t over seeds. Writes
-benchmarks/results/audiotoken_table.json.
+benchmarks/results/audiotoken_table.json and the picture docs/images/audiotoken_table.png.
 """
 
 from __future__ import annotations
@@ -158,10 +158,30 @@ def main() -> None:
             print(f"seed {seed} {row}: {report['rows'][row][str(seed)]} in {time.monotonic() - begun:.0f} s", flush=True)
             if seed == options.seeds[0]:
                 torch.save((made[:18] * 255).round().byte(), options.weights / f"pictures-{row.replace(' ', '-')}.pt")
+    grid(clips, options.weights, RESULTS.parent.parent / "docs" / "images" / "audiotoken_table.png")
     print(f"{options.count} unseen sounds, seeds {options.seeds}; numbers trained, means [95 % over seeds]")
     for row, seeds in report["rows"].items():
         cells = (f"{name} {spoken_score(over_seeds([each[name] for each in seeds.values()]), 2)}" for name in COLUMNS)
         print(f"{row:<20}{report['trained'].get(row, 0):>10,}  " + "  ".join(cells))
+
+
+def grid(clips: list[world.Clip], folder: Path, place: Path) -> None:
+    """The first pictures of the first seed, a row of the table in a row, below the real ones."""
+    from PIL import Image, ImageDraw
+
+    shown, size, left = 12, 96, 150
+    rows = {"real": (pixels(clips[:shown]) * 255).round().byte()}
+    for row in ROWS[:8]:
+        file = folder / f"pictures-{row.replace(' ', '-')}.pt"
+        if file.is_file():
+            rows[row] = torch.load(file, weights_only=True)[:shown]
+    sheet = Image.new("RGB", (left + shown * size, len(rows) * size), "white")
+    for down, (row, pictures) in enumerate(rows.items()):
+        ImageDraw.Draw(sheet).text((8, down * size + size // 2 - 6), row, "black", font_size=15)
+        for across, picture in enumerate(pictures):
+            tile = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize((size - 4, size - 4), Image.Resampling.BICUBIC)
+            sheet.paste(tile, (left + across * size, down * size + 2))
+    sheet.quantize(200).save(place, optimize=True)
 
 
 def _kept(panel: Panel, made: Tensor) -> dict[str, float]:

@@ -40,7 +40,9 @@ class Part:
     at_least: bool = False
 
     def verdict(self, rows: Rows) -> str:
-        """By intervals that lie apart."""
+        """By intervals that lie apart; not decided where a row was not measured."""
+        if any(self.score not in rows.get(name, {}) for name in (self.better, self.worse)):
+            return OPEN
         sign = -1 if self.score in LOWER else 1
         ends = []
         for name in (self.better, self.worse):
@@ -108,8 +110,9 @@ def audiotoken_rows() -> Rows:
 
 
 def chosen(rows: Rows, names: Mapping[str, str], but: Sequence[str] = ()) -> Rows:
-    """Rows under other names, without some scores."""
-    return {told: {key: score for key, score in rows[name].items() if key not in but} for name, told in names.items()}
+    """Rows that were measured, under other names, without some scores."""
+    known = {name: told for name, told in names.items() if name in rows}
+    return {told: {key: score for key, score in rows[name].items() if key not in but} for name, told in known.items()}
 
 
 def mapper_rows() -> Rows:
@@ -278,13 +281,13 @@ def paper_size() -> int:
 
 def shown(found: Score, name: str) -> str:
     """A mean with its interval."""
-    factor = 100 if name in PERCENT else 1
+    factor, most = (100, 1.0) if name in PERCENT else (1, float("inf"))
     form = ".1f" if factor == 100 else ",.0f" if name == "trained numbers" else ".3g"
     value = format(factor * found.value, form)
     return (
         value
         if found.low is None or found.high is None
-        else f"{value} [{factor * found.low:{form}}, {factor * found.high:{form}}]"
+        else f"{value} [{factor * found.low:{form}}, {factor * min(found.high, most):{form}}]"
     )
 
 
@@ -363,6 +366,8 @@ def svg(width: float, height: float, drawn: Sequence[str]) -> str:
 def section(claim: Claim) -> str:
     """A claim on the page."""
     lines = [f"## {claim.name}: {claim.verdict}", "", claim.sentence, ""]
+    if claim.name == "A1" and (PLOTS / "audiotoken_table.png").is_file():
+        lines += ["![The first sounds of the test: real pictures, and what each row paints](images/audiotoken_table.png)", ""]
     if claim.rows:
         lines += [table(claim.rows), ""]
         names = list(dict.fromkeys(part.score for part in claim.parts))
