@@ -15,6 +15,9 @@ from PIL import Image
 
 import xmodal
 from xmodal.audio2image import AudioTokenPipeline
+from xmodal.audio2image.position import placed, side
+from xmodal.data.pan import panned
+from xmodal.foundation.picture_tagger import PictureTagger
 from xmodal.miniature import world
 
 ROOT = Path(__file__).parent.parent.parent
@@ -81,6 +84,29 @@ def test_an_array_in_any_layout_is_the_file_that_it_was_read_from(pipe: AudioTok
 def test_guidance_that_is_no_number(pipe: AudioTokenPipeline, scale: float) -> None:
     with pytest.raises(ValueError, match="guidance_scale must be a finite number"):
         pipe(BELL, guidance_scale=scale)
+
+
+def test_words_for_the_place_of_a_sound() -> None:
+    mono = torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
+    for pan, words in ((-0.75, " on the left"), (-0.2, " in the centre"), (0.3, " in the centre"), (0.75, " on the right")):
+        assert side(panned(mono, torch.tensor([pan]))[0]) == words
+    assert side(mono) == side(mono.expand(2, -1)) == " in the centre"  # no place is told
+    assert placed("a photo of {}, at night", panned(mono, torch.tensor([1.0]))[0]) == "a photo of {} on the right, at night"
+
+
+def test_the_thing_stands_where_its_sound_does(pipe: AudioTokenPipeline, tmp_path: Path) -> None:
+    mono = torch.from_numpy(soundfile.read(BELL, dtype="float32", always_2d=True)[0].mean(1))[None]
+    rate = soundfile.info(BELL).samplerate
+    files = [tmp_path / f"{name}.wav" for name in ("left", "right", "mono")]
+    for file, pan in zip(files, (-0.8, 0.8), strict=False):
+        soundfile.write(file, panned(mono, torch.tensor([pan]))[0].T.numpy(), rate)
+    soundfile.write(files[2], mono[0].numpy(), rate)
+    made = pipe(files, position=True, num_images_per_prompt=3, generator=noise(*range(9)), output_type="pt").images
+    found = PictureTagger().tag(made)["place"]
+    asked = ["left"] * 3 + ["right"] * 3 + ["centre"] * 3
+    assert sum(one == other for one, other in zip(found, asked, strict=True)) >= 7
+    with pytest.raises(ValueError, match="position needs sounds"):
+        pipe(tokens=torch.zeros(1, 3, 128), position=True)
 
 
 def test_a_waveform_needs_its_rate(pipe: AudioTokenPipeline) -> None:

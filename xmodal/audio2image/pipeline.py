@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from xmodal.audio2image.embedder import AudioTokenEmbedder
+from xmodal.audio2image.position import placed
 from xmodal.data import values
-from xmodal.data.audio import load_audio, resample
+from xmodal.data.audio import load_audio, load_channels, resample
 from xmodal.data.pictures import read_pictures
 from xmodal.data.window import window
 from xmodal.files import write_beside
@@ -157,6 +158,17 @@ class AudioTokenPipeline(Pipeline):
         known = {text: self.generator.prompt_embeds([text]) if text else self.generator.empty_embeds() for text in unwanted}
         return torch.cat([known[text] for text in unwanted])
 
+    def _placed(self, prompts: list[str], sounds: list[Sound] | None, sampling_rate: int | None) -> list[str]:
+        """Prompts that say where their sounds stand; ValueError where there are no sounds, or no place in the prompt."""
+        if sounds is None or not self.places:
+            raise ValueError("position needs sounds, and a prompt with {}: leave it out where there are only tokens or no {}")
+        files = [isinstance(sound, (str, Path)) for sound in sounds]
+        heard = [
+            load_channels(sound)[0] if file else values.channels(sound, sampling_rate)  # type: ignore[arg-type]
+            for sound, file in zip(sounds, files, strict=True)
+        ]
+        return [placed(prompt, channels) for prompt, channels in zip(prompts, heard, strict=True)]
+
     def condition(self, prompts: list[str], tokens: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """Prompt embeddings (B, S, c) of B prompts and what the sounds became, and further options of the generator's call."""
         return self.generator.prompt_embeds(prompts, tokens), {}
@@ -203,6 +215,7 @@ class AudioTokenPipeline(Pipeline):
         tokens: Tensor | None = None,
         image: Any = None,
         strength: float = 0.8,
+        position: bool = False,
         sampling_rate: int | None = None,
         negative_prompt: str | Sequence[str] = "",
         num_images_per_prompt: int = 1,
@@ -224,6 +237,7 @@ class AudioTokenPipeline(Pipeline):
             tokens: in place of sounds, what :meth:`encode`, :meth:`mix` or :meth:`between` made of them.
             image: a picture (path, Pillow, array or tensor), or a list with one for each sound, to change in place of noise.
             strength: how much of it changes: the share of the steps that is made, above 0, at most 1.
+            position: say in the prompt where a stereo sound stands (`xmodal.audio2image.position`).
             sampling_rate: Hz, needed for waveforms, ignored for files.
             negative_prompt: what the picture should not show, for all sounds or one for each.
             height, width: pixels; default the generator's own.
@@ -244,6 +258,8 @@ class AudioTokenPipeline(Pipeline):
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
         self.check_inputs(prompts, steps, num_images_per_prompt, scale, output_type, batch_size)
         check_finite(strength=strength)
+        if position:
+            prompts = self._placed(prompts, several if tokens is None else None, sampling_rate)
         shown = None if image is None else self._pictures(image, len(several))
         tokens = self.encode(several, sampling_rate) if tokens is None else tokens.to(self.device)
         rows = [row for row in range(len(several)) for _ in range(num_images_per_prompt)]

@@ -24,7 +24,7 @@ LONGEST_NAME = 255 - 24  # bytes of a file's name that file systems take, less w
 AT_ONCE = 8  # results made in one call; each has its own noise, so the number changes nothing but the speed, and roundings
 
 
-PICTURES = ("prompt", "negative_prompt", "image", "strength")
+PICTURES = ("prompt", "negative_prompt", "image", "strength", "position")
 TOGETHER = ("mix", "weights", "between", "windows", "video")
 Failed = Callable[[Asked, Exception], None]
 
@@ -177,6 +177,8 @@ def _picture_options(parser: ArgumentParser) -> None:
     pictures.add_argument("--negative-prompt", metavar="TEXT", help="what should not be there")
     pictures.add_argument("--image", type=Path, metavar="FILE", help="a picture to change by each sound, in place of noise")
     pictures.add_argument("--strength", type=finite, metavar="S", help="how much of --image changes, to 1 (default: 0.8)")
+    told = "say in the prompt where a stereo sound stands: left, centre or right"
+    pictures.add_argument("--position", action="store_true", default=None, help=told)
     pictures.add_argument("--mix", action="store_true", help="one picture of all inputs together")
     pictures.add_argument("--weights", type=_weights, metavar="W,W", help="of --mix, one for each input (default: equal)")
     pictures.add_argument("--between", type=positive, metavar="N", help="N pictures on the way from one sound to another")
