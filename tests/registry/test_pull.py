@@ -171,6 +171,7 @@ def test_of_several_forms_the_best_is_fetched(hub: dict[str, Any]) -> None:
     assert pull.select({"*": None}, forms) == pull.select(CARD.files, forms) == ["config.json", "model.safetensors"]
     assert pull.select(CARD.files, forms, "fp16") == ["config.json", "model.fp16.safetensors"]
     assert pull.select(CARD.files, [forms[0], forms[3]]) == ["config.json", "model.fp16.safetensors"]  # there is no other
+    assert pull.select(CARD.files, [forms[0], forms[3]], "fp16") == ["config.json", "model.fp16.safetensors"]
     with pytest.raises(FileNotFoundError, match="no files of the variant 'fp16': leave --variant out"):
         pull.select(CARD.files, CONTENT, "fp16")
     hub["content"] = dict.fromkeys(forms, b"1")

@@ -147,7 +147,7 @@ def select(files: Mapping[str, str | None], listed: Iterable[str], variant: str 
             )
         wanted += found
     narrowed = {name: narrow(name, variant) for name in wanted if variant and narrow(name, variant) != name}
-    if variant and not set(narrowed.values()) & set(listed):
+    if variant and not any(f".{variant}." in name for name in {*narrowed.values(), *wanted} & set(listed)):
         raise FileNotFoundError(f"the repository has no files of the variant {variant!r}: leave --variant out")
     wanted = [each if (each := narrowed.get(name, name)) in listed else name for name in wanted]
     worse = {other for name in wanted for other in stand_ins(name)}  # a pattern may mean all forms of the same weights
