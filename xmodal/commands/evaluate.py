@@ -34,8 +34,10 @@ def evaluate(arguments: Sequence[str]) -> None:
     for name, what in (("clip", "pictures"), ("clap", "sounds")):
         text = f"encoder of {what} for scores across modalities; none leaves them out (default: %(default)s)"
         parser.add_argument(f"--{name}", default=f"{name}:mini", metavar="MODEL:CARD", help=text)
+    text = "one more judge of --suite av-benchmark, or in place of one: passt, panns, vggish, imagebind, sync; none leaves it out"
+    parser.add_argument("--judge", action="append", default=[], type=named, metavar="NAME=MODEL:CARD", help=text)
     parser.add_argument("--split", metavar="NAME", help="of --real, where that is a manifest (default: all its rows)")
-    longest = "the most of each sound that is judged, shorter ones are judged whole (default: 10)"
+    longest = "the most of each sound that is judged, shorter ones are judged whole (default: 10; av-benchmark: 8)"
     parser.add_argument("--seconds", type=seconds, metavar="S", help=longest)
     parser.add_argument("--allow-bias", action="store_true", help="give the Fréchet distance of too few items, too")
     parser.add_argument("--allow-missing", action="store_true", help="judge although made items lack real partners")
@@ -50,6 +52,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         parser.error(f"give {', '.join(lacking)}" + (f": the run {run} does not tell" if run else ", or the folder of a run"))
     options["output"] = options["output"] or OUTPUT
     output, options["also"] = options.pop("output"), dict(options["also"])
+    options["judge"] = {name: str(judge) for name, judge in options["judge"]}
     options |= {name: None for name in ("clip", "clap") if options[name] == "none"}
     sys.path.append(os.getcwd())  # last, so that a suite of the user's own is found and nothing is shadowed
     from xmodal.evaluation.evaluate import evaluate as judge

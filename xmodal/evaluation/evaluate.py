@@ -31,6 +31,7 @@ def evaluate(
     allow_missing: bool = False,
     split: str | None = None,
     judges: Judges | None = None,
+    judge: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Compare what was made with what is real.
 
@@ -38,7 +39,7 @@ def evaluate(
         suite: one of ours by name, one of another module as ``module.NAME``, or a `Suite`.
         fake, real: folders, or manifests; items pair by id (the file's stem), and a manifest gives labels, texts and inputs.
         extractor: MODEL:CARD of an encoder, best one that classifies; default the miniature's own.
-        seconds: the most of each sound that is judged; a shorter one is judged over its own length. None is 10.
+        seconds: the most of each sound that is judged; a shorter one is judged over its own length. None is 10, or the suite's.
         allow_bias: give the Fréchet distance also where too few rows make it meaningless.
         draws: of the bootstrap; None is 1,000 for means and 200 for metrics of whole sets, 0 leaves the intervals out.
         clip, clap: MODEL:CARD of encoders of pictures and of sounds for the scores across modalities; None leaves them out.
@@ -46,6 +47,7 @@ def evaluate(
         allow_missing: judge also where some made items have no real partner, without them where partners are needed.
         split: of a manifest of real items; None takes all.
         judges: in memory, in place of those named above.
+        judge: MODEL:CARD by name, for a suite that has judges of its own (av-benchmark); "none" leaves one out.
 
     Items that cannot be judged are left out of the columns that need them, and counted. Metrics that these data cannot give
     stand in ``absent``, each with its reason. Raises ValueError for an unknown suite or made items without partner, and where
@@ -58,7 +60,7 @@ def evaluate(
         name: _informed(collect(folder, suite.modality), truth, folder, real, allow_missing) for name, folder in systems.items()
     }
     if judges is None:
-        judges = assemble(suite, extractor, clip, clap, seconds, [item.label for item in truth])
+        judges = assemble(suite, extractor, clip, clap, seconds, [item.label for item in truth], judge)
     found = Evaluation(suite, items[MADE], truth)
     found.unmatched = len({item.id for item in truth} - {item.id for item in found.made})
     reference = judges.view(truth, real=True, progress=progress)

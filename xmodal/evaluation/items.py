@@ -9,13 +9,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from xmodal.data.audio import load_audio
 from xmodal.data.manifest import read_manifest
 from xmodal.data.video import even_times, load_frames, video_duration
 from xmodal.files import AUDIO, IMAGE, VIDEO, suffix_of
 from xmodal.metrics.features import normalized
 
 SAME = 1e-5  # mean of one minus the cosine of two items: what lies below has no spread
+LOGITS = "_logits"
 Progress = Callable[[int, int], None]
+
+
+def judge_of(source: str) -> str:
+    """The judge that gives a source: logits come from one that gives embeddings, too."""
+    return "tagger" if source == "logits" else source.removesuffix(LOGITS)
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,9 @@ class Judgement:
 
 @dataclass
 class View:
-    """What the judges make of some items: by source (``tagger``, ``logits``, ``image``, ``audio``) and id the rows, and reasons
-    why an item has none.
+    """What the judges make of some items: the rows by source and id, and reasons why an item has none.
+
+    Sources are ``tagger``, ``logits``, ``image``, ``audio``, or a suite's own.
     """
 
     items: list[Item]
@@ -68,7 +76,8 @@ class View:
         """Take over what a judge found; its logits become a source of their own."""
         self.rows[source], self.lacking[source] = found.rows, found.lacking
         if found.logits:
-            self.rows["logits"], self.lacking["logits"] = found.logits, found.lacking
+            name = "logits" if source == "tagger" else f"{source}{LOGITS}"
+            self.rows[name], self.lacking[name] = found.logits, found.lacking
 
     def pick(self, order: Sequence[int], items: Sequence[Item]) -> View:
         """The rows of other items, under the names of ``items``."""
@@ -87,6 +96,14 @@ def middle_frame(item: Item, path: Path) -> Tensor:
         return load_frames(path, 1)[0]
     left = video_duration(path) - start
     return load_frames(path, [start + even_times(left if duration is None else min(left, duration), 1)[0]])[0]
+
+
+def first(item: Item, path: Path, sample_rate: int, seconds: float) -> Tensor:
+    """The first ``seconds`` of an item's sound (T,) less their mean, so read as av-benchmark reads; errors as `load_audio`."""
+    start, duration = item.stretch(path)
+    waveform = load_audio(path, sample_rate, start=start, duration=min(seconds, duration or seconds))
+    waveform = waveform[: round(seconds * sample_rate)]
+    return waveform - waveform.mean()
 
 
 def spread(rows: Sequence[Tensor]) -> float:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from xmodal.data.audio import load_audio
 from xmodal.data.image import load_image, resize
+from xmodal.data.video import even_times, load_frames, video_duration
 from xmodal.data.window import window
-from xmodal.evaluation.items import Item, Judgement, Progress, View, middle_frame
+from xmodal.evaluation.items import Item, Judgement, Progress, View, first, judge_of, middle_frame
 from xmodal.files import VIDEO, suffix_of
-from xmodal.foundation.base import Classifier
+from xmodal.foundation.base import Classifier, Synchronizer
 from xmodal.metrics.features import normalized
 from xmodal.registry.models import load, resolve, towers
 
@@ -25,6 +26,8 @@ from xmodal.registry.models import load, resolve, towers
 PROMPTS = {"clip:mini": "a photo of a {}", "clap:mini": "the sound of a {}"}
 # How many of a judge's labels, from the first, name things: sizes and counts are other questions, with answers of their own.
 THINGS = {"beats:mini": 18}
+FRAMES = 5  # of a video, for a judge of pictures
+VIDEO_EYE, SYNC = "imagebind_video", "sync"  # sources that are not of one made file alone
 LONGEST = 10.0  # seconds of a sound, as in the papers; a longer one is judged by its loudest stretch
 
 
@@ -37,20 +40,32 @@ class Extractor:
         seconds: the most of a sound that is judged: longer ones give their loudest stretch. A shorter one is judged over its
             own length, since an encoder would hear the silence that it were padded with. None is ``LONGEST``.
         encoder: one in memory, in place of what ``name`` would load.
+        from_start: take the first ``seconds`` of a sound, less their mean, as av-benchmark does.
+        options: of the encoder, where it is loaded.
 
     VGGish gives one row for every 0.96 s, every other encoder one row an item. Raises ValueError for another modality's
     encoder, FileNotFoundError where weights are not on this machine.
     """
 
-    def __init__(self, name: str, modality: str, seconds: float | None = None, encoder: Any = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        modality: str,
+        seconds: float | None = None,
+        encoder: Any = None,
+        from_start: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         tower = "ImageTower" if modality == "image" else "AudioTower"
-        self.encoder = encoder if encoder is not None else load_tower(name, tower)
+        self.encoder = encoder if encoder is not None else load_tower(name, tower, **(options or {}))
+        self.from_start = from_start
         needed = "image_size" if modality == "image" else "sample_rate"
         if not hasattr(self.encoder, needed):
             raise ValueError(f"{name} does not take {modality}s: choose an encoder that does (`xmodal models`)")
         self.name, self.modality, self.seconds = name, modality, LONGEST if seconds is None else seconds
         self.frames = name.partition(":")[0] == "vggish"
-        self.labels: list[str] = list(self.encoder.labels) if isinstance(self.encoder, Classifier) else []
+        self.classifies = isinstance(self.encoder, Classifier)
+        self.labels: list[str] = list(self.encoder.labels) if self.classifies else []
         self.weights: str = self.encoder.fingerprint()
 
     @property
@@ -65,6 +80,10 @@ class Extractor:
             if hasattr(self.encoder, "preprocessing"):
                 return str(self.encoder.preprocessing)
             return f"bicubic to {self.encoder.image_size} x {self.encoder.image_size}"
+        if self.from_start:
+            padded = getattr(self.encoder, "seconds", None)
+            filled = f", padded to {padded:g} s" if padded else ""
+            return f"mono, {self.encoder.sample_rate} Hz, the first {self.seconds:g} s less their mean{filled}"
         return f"mono, {self.encoder.sample_rate} Hz, own length, of longer ones the loudest {self.seconds:g} s"
 
     def __call__(
@@ -93,7 +112,7 @@ class Extractor:
     def judge(self, read: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Rows (N, d) or (N, K, d) of inputs of one shape, and logits (N, classes); in one pass where the encoder can do both."""
         inputs = torch.stack(list(read))
-        if self.labels:
+        if self.classifies:
             return self.encoder.embed_and_classify(inputs)  # type: ignore[no-any-return]
         return self.encoder.tokens(inputs) if self.frames else self.encoder.embed(inputs), None
 
@@ -126,9 +145,86 @@ class Extractor:
             frame = middle_frame(item, path)
             return frame if size is None else resize(frame, size, size)
         start, duration = item.stretch(path)
+        if self.from_start:
+            return first(item, path, self.encoder.sample_rate, self.seconds)
         waveform = load_audio(path, self.encoder.sample_rate, start=start, duration=duration)
         longest = round(self.seconds * self.encoder.sample_rate)
         return window(waveform, longest) if len(waveform) > longest else waveform
+
+
+class Frames(Extractor):
+    """An encoder of pictures over a video: the mean of the directions of ``FRAMES`` of its pictures, evenly spaced over the first
+    ``seconds``. A picture stands for itself.
+    """
+
+    def __init__(self, name: str, seconds: float | None = None, encoder: Any = None) -> None:
+        super().__init__(name, "image", seconds, encoder)
+
+    @property
+    def preprocessing(self) -> str:
+        """See `Extractor.preprocessing`."""
+        return f"{super().preprocessing}; mean of {FRAMES} frames of the first {self.seconds:g} s"
+
+    @torch.no_grad()
+    def judge(self, read: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Rows (N, d) of stacks of frames (K, 3, H, W) of one shape."""
+        stacks = torch.stack(list(read))
+        return normalized(self.encoder.embed(stacks.flatten(0, 1))).unflatten(0, stacks.shape[:2]).mean(1), None
+
+    def _read(self, item: Item, of: str | None) -> Tensor:
+        path = item.path if of is None else getattr(item, of)
+        if suffix_of(path) not in VIDEO:
+            return super()._read(item, of)[None]
+        start, duration = item.stretch(path)
+        left = min(video_duration(path) - start, self.seconds, duration or self.seconds)
+        frames = load_frames(path, [start + time for time in even_times(left, FRAMES)])
+        if getattr(self.encoder, "reads_any_size", False):
+            return frames
+        return torch.stack([resize(frame, self.encoder.image_size, self.encoder.image_size) for frame in frames])
+
+
+class Synchrony:
+    """A `Synchronizer` with the reading that it needs: what was made, against the pictures of its clip's video.
+
+    Each clip gives its logits (K, C), in K windows. A clip without a video, or one too short, gets a reason in place of them.
+    """
+
+    modality, labels = "audio", ()
+
+    def __init__(self, name: str, encoder: Any = None) -> None:
+        self.encoder = encoder if encoder is not None else load_tower(name, "Synchronizer")
+        if not isinstance(self.encoder, Synchronizer):
+            raise ValueError(f"{name} does not tell offsets: DeSync needs a Synchronizer (xmodal.foundation.base)")
+        self.name, self.weights = name, self.encoder.fingerprint()
+
+    @property
+    def preprocessing(self) -> str:
+        """What happens to a clip before the network."""
+        shown, heard = f"{self.encoder.frame_rate:g} pictures a second", f"mono, {self.encoder.sample_rate} Hz less the mean"
+        return f"the first {self.encoder.seconds:g} s, {shown} of {self.encoder.image_size} pixels, {heard}"
+
+    @torch.no_grad()
+    def __call__(self, items: Sequence[Item], progress: Progress | None = None) -> Judgement:
+        """Logits (K, C) of each item as its rows."""
+        found = Judgement()
+        for item in items:
+            try:
+                found.rows[item.id] = self.encoder.offsets(*(each[None] for each in self._read(item)))[0]
+            except (ValueError, OSError) as error:
+                found.lacking[item.id] = one_line(error)
+        return found
+
+    def _read(self, item: Item) -> tuple[Tensor, Tensor]:
+        seconds, rate, film = self.encoder.seconds, self.encoder.sample_rate, item.image
+        if film is None or suffix_of(film) not in VIDEO:
+            raise ValueError("its clip has no video")
+        waveform = first(item, item.path, rate, seconds)
+        if len(waveform) < round(seconds * rate):
+            raise ValueError(f"{item.path} lasts {len(waveform) / rate:.2f} s, but {self.name} hears {seconds:g} s")
+        start, size = item.stretch(film)[0], self.encoder.image_size
+        count = round(seconds * self.encoder.frame_rate)
+        frames = load_frames(film, [start + (index + 0.5) / self.encoder.frame_rate for index in range(count)])
+        return torch.stack([resize(frame, size, size) for frame in frames]), waveform
 
 
 class Joint:
@@ -181,56 +277,71 @@ class Joint:
 
 @dataclass
 class Judges:
-    """The extractors that judge what was made, pictures or sounds; ``missing`` says why ``clip``, ``clap`` or ``joint`` is
-    not there.
+    """The extractors that judge what was made, pictures or sounds; ``missing`` says why one is not there.
+
+    ``others`` are a suite's own: of them ``VIDEO_EYE`` judges the videos of real clips, ``SYNC`` what was made with them.
     """
 
     modality: str
-    tagger: Extractor
+    tagger: Extractor | None
     clip: Extractor | None = None
     clap: Extractor | None = None
     joint: Joint | None = None
     missing: dict[str, str] = field(default_factory=dict)
     labels: list[str] = field(default_factory=list)
+    others: dict[str, Extractor | Synchrony] = field(default_factory=dict)
 
     @property
     def classes(self) -> list[int]:
-        """The tagger's classes that occur as labels; where there are no labels, all that name things."""
+        """The tagger's classes that occur as labels; without labels all that name things, if any."""
+        if self.tagger is None:
+            return []
         known = self.tagger.labels
         return sorted({known.index(label) for label in self.labels if label in known}) or list(range(len(self.tagger.things)))
 
-    def of(self, source: str) -> Extractor:
+    def of(self, source: str) -> Extractor | Synchrony:
         """The judge that gives a source's rows, or ValueError with the reason why there is none."""
-        judge = {"image": self.clip, "audio": self.clap}.get(source, self.tagger)
+        slot = {"image": "clip", "audio": "clap"}.get(source, judge_of(source))
+        named = {"clip": self.clip, "clap": self.clap, "tagger": self.tagger}
+        judge = named[slot] if slot in named else self.others.get(slot)
         if judge is None:
-            slot = "clip" if source == "image" else "clap"
             raise ValueError(self.missing.get(slot, f"no judge gives {source} rows"))
         return judge
 
     def view(self, items: Sequence[Item], real: bool = False, progress: Progress | None = None) -> View:
         """All that a suite needs to know of these items; of real ones, of the other half of their clips, too."""
         found = View(list(items))
-        found.add("tagger", self.tagger(items, progress=progress))
+        if self.tagger is not None:
+            found.add("tagger", self.tagger(items, progress=progress))
+        for source, other in self.others.items():
+            if source == SYNC and not real:
+                found.add(source, other(items))
+            elif source == VIDEO_EYE and real:
+                seen = [item for item in items if item.image]
+                found.add(source, other(seen, of="image"))  # type: ignore[call-arg]
+                found.lacking[source] |= {item.id: "its clip has no picture" for item in items if not item.image}
+            elif source not in (SYNC, VIDEO_EYE):
+                found.add(source, other(items, progress=progress))
         for judge in (self.clip, self.clap):
             if judge is None:
                 continue
             if judge.modality == self.modality:
                 found.add(judge.modality, judge(items))
             elif real and self.joint is not None:
-                other = judge([item for item in items if getattr(item, judge.modality)], of=judge.modality)
+                half = judge([item for item in items if getattr(item, judge.modality)], of=judge.modality)
                 what = "sound" if judge.modality == "audio" else "picture"
-                other.lacking |= {item.id: f"its clip has no {what}" for item in items if not getattr(item, judge.modality)}
-                found.add(judge.modality, other)
+                half.lacking |= {item.id: f"its clip has no {what}" for item in items if not getattr(item, judge.modality)}
+                found.add(judge.modality, half)
         return found
 
 
-def load_tower(name: str, tower: str) -> Any:
+def load_tower(name: str, tower: str, **options: Any) -> Any:
     """Load MODEL or MODEL:CARD from the registry; of several towers the named one. Raises as `xmodal.registry.models.load`."""
     model, _, card = name.partition(":")
     several = towers(resolve(model))
     if len(several) > 1 and tower not in several:
         raise ValueError(f"{name} has no {tower}, only {', '.join(several)}: choose another model (`xmodal models`)")
-    return load(model, card=card or None, tower=tower if len(several) > 1 else None)
+    return load(model, card=card or None, tower=tower if len(several) > 1 else None, **options)
 
 
 @torch.no_grad()

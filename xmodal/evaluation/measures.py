@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xmodal.evaluation import PICTURES, SOUNDS, SPOKEN
-from xmodal.evaluation.items import SAME, View, spread
-from xmodal.evaluation.judges import Joint, Judges, blocks, captions, prompt, sentences, spoken
+from xmodal.evaluation import BENCHMARK, PICTURES, SOUNDS, SPOKEN
+from xmodal.evaluation.items import LOGITS, SAME, View, judge_of, spread
+from xmodal.evaluation.judges import SYNC, VIDEO_EYE, Joint, Judges, blocks, captions, prompt, sentences, spoken
 from xmodal.metrics.cosine import CS, CosineScore
+from xmodal.metrics.desync import DeSync
 from xmodal.metrics.features import FeatureMetric
 from xmodal.metrics.frechet import FrechetDistance
 from xmodal.metrics.inception import InceptionScore
@@ -90,20 +91,22 @@ class Given:
         """
         judge, view = self.judges.of(source), self.real if side == "real" else self.made
         found = view.rows.get(source, {})
-        if source == "logits" and not found and view.rows.get("tagger"):
+        if judge_of(source) != source and not found and view.rows.get(judge_of(source)):
             raise ValueError(f"{judge.name} does not classify: give --extractor one that does")
         self.left |= {name if side == "made" else f"{name} (real)": why for name, why in view.lacking.get(source, {}).items()}
         if not found:
             reasons = dict.fromkeys(view.lacking.get(source, {}).values())
             raise ValueError(f"{judge.name} could judge none of the {side} items: {next(iter(reasons), 'there are none')}")
-        if side == "real" and (why := alike(self.judges, view, "tagger" if source == "logits" else source, side)):
+        if side == "real" and (why := alike(self.judges, view, judge_of(source), side)):
             raise ValueError(why)
         return found
 
-    def sets(self, metric: Any, source: str) -> FeatureMetric:
-        """The metric, with all rows of both sides."""
+    def sets(self, metric: Any, source: str, pairs: bool = False) -> FeatureMetric:
+        """The metric, with all rows of both sides, or with those of pairs alone."""
+        both = {side: self.rows(source, side) for side in ("real", "made")}
+        kept = set(self.pairs(source)[2]) if pairs else None
         for side, name in (("real", "real"), ("made", "fake")):
-            for block in blocks(self.rows(source, side)):
+            for block in blocks({id_: row for id_, row in both[side].items() if kept is None or id_ in kept}):
                 metric.update(**{name: torch.stack(list(block.values()))}, ids=list(block))
         return metric  # type: ignore[no-any-return]
 
@@ -148,7 +151,7 @@ class Given:
 def alike(judges: Judges, view: View, source: str, side: str) -> str:
     """That all items are the same to their judge, with the cause that is likely; "" where they are not."""
     rows = list(view.rows.get(source, {}).values())
-    if source == "logits" or len(rows) < 2 or (wide := spread(rows)) > SAME:
+    if judge_of(source) != source or source == SYNC or len(rows) < 2 or (wide := spread(rows)) > SAME:
         return ""
     judge = judges.of(source)
     senses = "looks" if judge.modality == "image" else "sounds"
@@ -158,15 +161,58 @@ def alike(judges: Judges, view: View, source: str, side: str) -> str:
     )
 
 
-def frechet(name: str, source: str) -> Callable[[Given], Built]:
-    """A Fréchet distance of a source's rows."""
+def frechet(name: str, source: str, pairs: bool = False) -> Callable[[Given], Built]:
+    """A Fréchet distance of a source's rows, of all or of pairs alone."""
 
     def build(given: Given) -> Built:
         width = next(iter(given.rows(source).values())).shape[-1]
         metric = FrechetDistance(width, store="rows", allow_bias=given.allow_bias, name=name, sync_on_compute=False)
-        return given.sets(metric, source), given.stamp(source)
+        return given.sets(metric, source, pairs), given.stamp(source)
 
     return build
+
+
+def divergence(name: str, source: str) -> Callable[[Given], Built]:
+    """KL(real || made) over pairs, of all of a source's classes."""
+
+    def build(given: Given) -> Built:
+        made, own, ids = given.pairs(source + LOGITS)
+        metric = KLDivergence(score=name, sync_on_compute=False)
+        metric.update(own, made, ids=ids)
+        return metric, given.stamp(source)
+
+    return build
+
+
+def variety(name: str, source: str, pairs: bool = False) -> Callable[[Given], Built]:
+    """Inception score of all of a source's classes, over all that was made or over pairs alone, in the order of the items."""
+
+    def build(given: Given) -> Built:
+        rows, metric = given.rows(source + LOGITS), InceptionScore(score=name, sync_on_compute=False)
+        ids = given.pairs(source + LOGITS)[2] if pairs else list(rows)
+        # By place, since the splits depend on the order: by these they are av-benchmark's.
+        metric.update(torch.stack([rows[each] for each in ids]), ids=range(len(ids)))
+        return metric, given.stamp(source)
+
+    return build
+
+
+def _bound(given: Given) -> Built:
+    """ImageBind score: made sounds against the videos (or pictures) of their clips."""
+    made, own, ids = given.pairs("imagebind", VIDEO_EYE)
+    metric = CosineScore("IB", sync_on_compute=False)
+    metric.update(own, made, ids=ids)
+    stamps = given.stamp(VIDEO_EYE), given.stamp("imagebind")
+    return metric, (stamps[1][0], "+".join(each[1] for each in stamps), "; ".join(each[2] for each in stamps))
+
+
+def _apart(given: Given) -> Built:
+    """DeSync of made sounds and the videos of their clips."""
+    rows, judge = given.rows(SYNC), given.judges.of(SYNC)
+    windows = torch.stack(list(rows.values()))
+    metric = DeSync(windows.shape[-1], judge.encoder.reach, sync_on_compute=False)
+    metric.update(windows, ids=list(rows))
+    return metric, given.stamp(SYNC)
 
 
 def distance(kind: Callable[..., Any], source: str, **options: Any) -> Callable[[Given], Built]:
@@ -177,19 +223,19 @@ def distance(kind: Callable[..., Any], source: str, **options: Any) -> Callable[
 def _divergence(given: Given) -> Built:
     made, own, ids = given.pairs("logits")
     classes, metric = given.judges.classes, KLDivergence(sync_on_compute=False)
-    metric.update(own[:, classes], made[:, classes], ids=ids)
+    metric.update(own[:, classes or slice(None)], made[:, classes or slice(None)], ids=ids)
     return metric, given.stamp("logits", classes)
 
 
 def _inception(given: Given) -> Built:
     rows, classes, metric = given.rows("logits"), given.judges.classes, InceptionScore(sync_on_compute=False)
-    metric.update(torch.stack(list(rows.values()))[:, classes], ids=list(rows))
+    metric.update(torch.stack(list(rows.values()))[:, classes or slice(None)], ids=list(rows))
     return metric, given.stamp("logits", classes)
 
 
 def _tags(given: Given) -> Built:
-    classes = given.judges.classes
-    logits, answers, ids = given.labelled("logits", [given.judges.tagger.labels[each] for each in classes])
+    classes, named = given.judges.classes, given.judges.of("tagger").labels
+    logits, answers, ids = given.labelled("logits", [named[each] for each in classes])
     metric = TagAccuracy(sync_on_compute=False)
     metric.update(logits[:, classes], answers, ids=ids)
     return metric, given.stamp("logits", classes)
@@ -293,5 +339,14 @@ ROWS = (
         "PRDC", distance(PRDC, "tagger"), HIGHER, {each: each for each in ("precision", "recall", "density", "coverage")},
         columns=(), suites=ALL,
     ),
+    Measure("FD_PaSST", frechet("FD_PaSST", "passt", pairs=True), LOWER, suites=(BENCHMARK,)),
+    Measure("FD_PANNs", frechet("FD_PANNs", "panns"), LOWER, suites=(BENCHMARK,)),
+    Measure("FD_VGG", frechet("FD_VGG", "vggish"), LOWER, suites=(BENCHMARK,)),
+    Measure("KL_PANNs", divergence("KL_PANNs", "panns"), LOWER, paired=True, ranked=2, suites=(BENCHMARK,)),
+    Measure("KL_PaSST", divergence("KL_PaSST", "passt"), LOWER, paired=True, ranked=1, suites=(BENCHMARK,)),
+    Measure("IS_PANNs", variety("IS_PANNs", "panns"), HIGHER, suites=(BENCHMARK,)),
+    Measure("IS_PaSST", variety("IS_PaSST", "passt", pairs=True), HIGHER, suites=(BENCHMARK,)),
+    Measure("IB", _bound, HIGHER, {"IB": "IB-score"}, paired=True, ranked=3, suites=(BENCHMARK,)),
+    Measure("DeSync", _apart, LOWER, suites=(BENCHMARK,)),
 )  # fmt: skip
 MEASURES = {row.name: row for row in ROWS}

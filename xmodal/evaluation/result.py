@@ -56,7 +56,7 @@ class Evaluation:
 def lines(found: Evaluation) -> Iterable[str]:
     """The table that a terminal shows: one line a score, one column a row."""
     judge = next(iter(found.results.values())).protocol if found.results else None
-    by = f", judged by {judge.extractor}" if judge else ""
+    by = f", judged by {judge.extractor}" if judge and not found.suite.judges else ""
     yield f"{found.suite.name}: {len(found.made)} made, {len(found.real)} real{by}"
     if found.unmatched:
         yield f"for {found.unmatched} of the real items nothing was made"

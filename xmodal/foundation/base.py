@@ -18,7 +18,7 @@ from xmodal.registry.cards import Card, find_card
 
 __all__ = [
     "Adapter", "AudioEncoder", "AudioGenerator", "Card", "Classifier", "EmbeddingPainter", "Encoder", "ImageEncoder",
-    "ImageGenerator", "MelAutoencoder", "Prior", "TextEncoder", "Vocoder", "check_vocabulary", "find_card",
+    "ImageGenerator", "MelAutoencoder", "Prior", "Synchronizer", "TextEncoder", "Vocoder", "check_vocabulary", "find_card",
 ]  # fmt: skip
 
 
@@ -318,6 +318,24 @@ class Prior(Frozen):
         ``generator`` is one for the batch, or one for each row; named ``options`` are the prior's own (candidates,
         guidance_scale, num_inference_steps).
         """
+
+
+class Synchronizer(Frozen):
+    """Tells by how much the sound of a video is early or late.
+
+    Takes square pictures of ``image_size`` at ``frame_rate`` (a second), and mono waveforms at ``sample_rate`` (Hz), both of the
+    same ``seconds``. ``reach`` (s) is the offset of its last class; the first is its negative.
+    """
+
+    sample_rate: int
+    frame_rate: float
+    image_size: int
+    seconds: float
+    reach: float = 2.0
+
+    @abstractmethod
+    def offsets(self, frames: Tensor, waveform: Tensor) -> Tensor:
+        """Pixels (B, F, 3, H, W) in [0, 1], waveforms (B, T) in [-1, 1] -> logits (B, K, C) of C offsets in K windows."""
 
 
 class Vocoder(Frozen):

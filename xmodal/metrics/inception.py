@@ -28,16 +28,17 @@ class InceptionScore(SetMetric):
     rows i n // splits to (i + 1) n // splits; with ids 0, 1, ... these are torch-fidelity's splits. The score is bounded by
     the number of classes and by the rows of a split, so counts must agree before two scores are compared. ``compute`` raises
     ValueError below ``LEAST`` rows a split: a single row's score is 1 whatever it is, two of one kind each give about 1.8.
+    ``score`` is what the value is called.
     """
 
     higher_is_better = True
     sides = ("fake",)
 
-    def __init__(self, splits: int = 10, seed: int = 2020, **options: Any) -> None:
+    def __init__(self, splits: int = 10, seed: int = 2020, score: str = "IS", **options: Any) -> None:
         if splits < 1:
             raise ValueError(f"splits is {splits}, but expected at least 1")
         super().__init__(**options)
-        self.splits, self.seed = splits, seed
+        self.splits, self.seed, self.score = splits, seed, score
 
     def update(self, fake: Tensor, ids: Ids | None = None) -> None:
         """Add logits (N, c), or (N, K, c) for K rows an item."""
@@ -52,7 +53,7 @@ class InceptionScore(SetMetric):
             item = rows.item.cpu().numpy()
             drawn = [torch.from_numpy(np.repeat(np.arange(len(item)), count[item].astype(int))) for count in counts]
             again = np.array([self._splits(rows.values[index.to(rows.values.device)])[0] for index in drawn])
-        return {"IS": (mean, again), "IS_std": (spread, None)}
+        return {self.score: (mean, again), f"{self.score}_std": (spread, None)}
 
     def _splits(self, logits: Tensor) -> tuple[float, float]:
         n = len(logits)

@@ -33,19 +33,18 @@ def kl_divergence(real: Tensor, fake: Tensor, form: str = "softmax", eps: float 
 class KLDivergence(PairMetric):
     """Mean over pairs of KL(real || made) of classifier logits, exact unless ``eps`` is given. Lower is better.
 
-    Several windows an item, (N, K, c) on both sides, are averaged within the item.
+    Several windows an item, (N, K, c) on both sides, are averaged within the item. ``score`` is what the value is called.
     """
 
     higher_is_better = False
-    columns = ("KL",)
 
-    def __init__(self, form: str = "softmax", eps: float = 0.0, **options: Any) -> None:
+    def __init__(self, form: str = "softmax", eps: float = 0.0, score: str = "KL", **options: Any) -> None:
         if form not in FORMS:
             raise ValueError(f"form is {form!r}, but expected one of {', '.join(FORMS)}")
         if eps < 0:
             raise ValueError(f"eps is {eps}, but expected 0 (exact) or a small positive number")
         super().__init__(**options)
-        self.form, self.eps = form, eps
+        self.form, self.eps, self.columns = form, eps, (score,)
 
     def update(self, real: Tensor, fake: Tensor, ids: Ids | None = None) -> None:
         """Add logits of N pairs, (N, c) or (N, K, c) each."""
