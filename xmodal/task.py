@@ -174,7 +174,7 @@ class Task(Recorded, LightningModule):
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if not trainable:
             raise ValueError(f"{type(self).__name__} has no trainable parameters: nothing to fit")
-        optimizer = self._optimizer(trainable)
+        optimizer = fuse(self._optimizer(trainable))
         if self._lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._lr_scheduler(optimizer), "interval": "step"}}
@@ -277,6 +277,19 @@ class Averaged(Task):
         torch._foreach_lerp_(list(self.average.parameters()), list(self.trained.parameters()), 1 - decay)
         for mine, theirs in zip(self.average.buffers(), self.trained.buffers(), strict=True):
             mine.copy_(theirs)
+
+
+def fuse(optimizer: Optimizer, kind: str = "cuda") -> Optimizer:
+    """Let Adam and AdamW update all weights in one kernel where they lie on a device of this kind; a choice made stays.
+
+    Set in the groups, not asked of the constructor, whose optimizers Lightning refuses to clip under mixed precision.
+    """
+    if isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
+        for group in optimizer.param_groups:
+            chosen = group["fused"] is not None or any(group[name] for name in ("foreach", "capturable", "differentiable"))
+            if not chosen and all(each.device.type == kind and each.is_floating_point() for each in group["params"]):
+                group["fused"] = True
+    return optimizer
 
 
 def batch_length(batch: Any) -> int:
