@@ -63,6 +63,7 @@ class Pipeline(Shared, ABC):
     takes: ClassVar[tuple[str, ...]]
     makes: ClassVar[str]
     suffix: ClassVar[str] = ""
+    baseline: ClassVar[bool] = False  # whether it stands behind others of its way, where none is named
     PARTS: ClassVar[tuple[str, ...]] = ()
     ADAPTER: ClassVar[str] = "adapter"
 

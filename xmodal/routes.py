@@ -6,7 +6,7 @@ Nothing heavy is imported before a pipeline is asked for, and a trainer only whe
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,9 @@ from xmodal.registry.build import kind_of
 
 if TYPE_CHECKING:
     import torch
+
+MADE_AS = {"image": ".png", "audio": ".wav"}  # how results lie on the disk
+Make = Callable[[int, str, list[Any]], Iterator[Path]]
 
 
 def pipeline(
@@ -78,7 +81,8 @@ def ways() -> dict[tuple[str, str], tuple[str, ...]]:
     for name in built_in():
         kind: Any = kind_of(find(name).class_path, name)
         for place, source in enumerate(kind.takes):
-            found.setdefault((source, kind.makes), []).append((place, name))
+            # A baseline may be asked for by name, and stands behind what was trained for the way.
+            found.setdefault((source, kind.makes), []).append((place + 10 * getattr(kind, "baseline", False), name))
     return {way: tuple(name for _, name in sorted(names)) for way, names in found.items()}
 
 
@@ -89,3 +93,17 @@ def route(to: str, source: str = "audio") -> str:
         return known[source, to][0]
     names = ", ".join(f"{start} to {end}" for start, end in sorted(known)) or "none, since no adapter is installed"
     raise ValueError(f"there is no way from {source} to {to}: the ways are {names}")
+
+
+def handed_on(make: Make, inputs: Sequence[Any], to: Sequence[str]) -> Iterator[Path]:
+    """Hand what ``make(number, kind, inputs)`` makes in each step to the next one, and yield all of it as it is made."""
+    given = list(inputs)
+    for number, kind in enumerate(to):
+        made = []
+        for path in make(number, kind, given):
+            yield path
+            if path.suffix == MADE_AS[kind]:  # not a spectrogram beside it
+                made.append(path)
+        if not made:
+            return
+        given = made

@@ -6,7 +6,7 @@ from xmodal.registry.lazy import lazily
 
 if TYPE_CHECKING:
     from xmodal.audio2image.baseline_tasks import LabelText, SoundUnCLIP
-    from xmodal.audio2image.baselines import LabelTextPipeline, SoundUnCLIPPipeline
+    from xmodal.audio2image.baselines import LabelTextPipeline, SoundUnCLIPPipeline, TextPainterPipeline
     from xmodal.audio2image.bridges import LinearBridge, NoAdapter, PictureSpace
     from xmodal.audio2image.embedder import AudioTokenEmbedder, MeanPoolEmbedder
     from xmodal.audio2image.pipeline import AudioTokenOutput, AudioTokenPipeline
@@ -18,6 +18,7 @@ PIPELINES = {
     "AudioToken": "AudioTokenPipeline",
     "LabelText": "LabelTextPipeline",
     "SoundUnCLIP": "SoundUnCLIPPipeline",
+    "TextPainterPipeline": "TextPainterPipeline",
     "TextualInversionPipeline": "TextualInversionPipeline",
 }
 # What `xmodal import` makes adapters of: kind -> the function that reads a published file.
@@ -36,6 +37,7 @@ _HOMES = {
     "PictureSpace": "bridges",
     "SoundUnCLIP": "baseline_tasks",
     "SoundUnCLIPPipeline": "baselines",
+    "TextPainterPipeline": "baselines",
     "TextualInversionPipeline": "textual_inversion",
 }
 __all__ = [*_HOMES]  # noqa: PLE0604

@@ -196,3 +196,41 @@ class LabelTextPipeline(AudioTokenPipeline):
             generator=generator, latents=latents, batch_size=batch_size, output_type=output_type,
             callback_on_step_end=callback_on_step_end,
         )  # fmt: skip
+
+
+class TextPainterPipeline(LabelTextPipeline):
+    """The painter itself: texts in, pictures out; called as `LabelTextPipeline` is, with texts in the place of sounds."""
+
+    takes: ClassVar[tuple[str, ...]] = ("text",)
+    baseline: ClassVar[bool] = True
+
+    def __call__(  # type: ignore[override]
+        self,
+        texts: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
+        *,
+        negative_prompt: str | Sequence[str] = "",
+        num_images_per_prompt: int = 1,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        batch_size: int | None = None,
+        output_type: str = "pil",
+        callback_on_step_end: Callback | None = None,
+    ) -> AudioTokenOutput:
+        """Paint ``num_images_per_prompt`` pictures of every text; ``prompt`` is a template around it (recipes: ``{}`` alone).
+
+        All else as of `AudioTokenPipeline`. Raises as it does, and ValueError for an empty text.
+        """
+        several = [texts] if isinstance(texts, str) else list(texts)
+        if not all(text.strip() for text in several):
+            raise ValueError("a text to paint is empty: say what should be seen")
+        return super().__call__(
+            several, prompt, labels=several, negative_prompt=negative_prompt, num_images_per_prompt=num_images_per_prompt,
+            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, height=height, width=width,
+            generator=generator, latents=latents, batch_size=batch_size, output_type=output_type,
+            callback_on_step_end=callback_on_step_end,
+        )  # fmt: skip

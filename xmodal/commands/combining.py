@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xmodal.commands.terminal import finite
 from xmodal.data.inputs import Asked
 from xmodal.files import write_beside
 
+TOGETHER = ("mix", "weights", "between", "windows", "video")
 SHEET, FILM = ".sheet.png", ".mp4"
 
 
@@ -44,6 +47,23 @@ class Together:
     def asked(self) -> bool:
         """Whether any of it was asked for."""
         return self.mix or any(each is not None for each in (self.between, self.windows, self.weights)) or self.video
+
+
+def together(parser: ArgumentParser, options: dict[str, Any]) -> Together | None:
+    """Take the options of inputs that belong together from the others; None where none was given."""
+    how = Together(**{name: options.pop(name) for name in TOGETHER})
+    if how.asked and how.problem():
+        parser.error(how.problem())
+    if how.asked and (options["resume"] or (options["num"] > 1 and not how.mix)):
+        parser.error("--resume, and -n but for --mix, are of no use where sounds are put together")
+    if options["strength"] is not None and options["image"] is None:
+        parser.error("--strength is that of --image")
+    return how if how.asked else None
+
+
+def weights(text: str) -> tuple[float, ...]:
+    """Numbers with commas between them."""
+    return tuple(finite(each) for each in text.split(","))
 
 
 def check(how: Together, asked: Sequence[Asked], kind: Any) -> None:

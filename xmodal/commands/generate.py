@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from xmodal.commands.budget import check_options, fit_into, size_of
-from xmodal.commands.combining import Together, combine
+from xmodal.commands.chaining import adapters, chain, closes, scores, steps, write_scores
+from xmodal.commands.combining import TOGETHER, Together, combine, together, weights
 from xmodal.commands.combining import check as check_together
 from xmodal.commands.terminal import COMMERCIAL, check, consent, finite, positive, printable, seconds, trust
 from xmodal.data.inputs import Asked, read
@@ -25,7 +26,6 @@ AT_ONCE = 8  # results made in one call; each has its own noise, so the number c
 
 
 PICTURES = ("prompt", "negative_prompt", "image", "strength", "position")
-TOGETHER = ("mix", "weights", "between", "windows", "video")
 Failed = Callable[[Asked, Exception], None]
 
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
     """Make pictures from sounds, and sounds from pictures, videos and texts."""
     parser = ArgumentParser("xmodal generate", description="Turn each input into another modality, one file per result.")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders of them, or texts; a .txt has one per line")
-    parser.add_argument("--to", required=True, choices=["image", "audio"], help="what to make")
+    parser.add_argument("--to", required=True, type=steps, metavar="KIND", help="image, audio, or a chain such as image,audio")
     parser.add_argument("-o", "--output", default="outputs/generate", metavar="FOLDER", help="default: %(default)s")
     parser.add_argument("--adapter", metavar="NAME", help="built-in name, folder, hub id or checkpoint (default: by modality)")
     parser.add_argument("-n", "--num", type=positive, default=1, metavar="N", help="results per input (default: 1)")
@@ -45,22 +45,19 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--batch-size", type=positive, default=AT_ONCE, metavar="N", help=fewer)
     budget = "of the device: precision, batch and offloading are chosen to fit, and said (pictures of Stable Diffusion)"
     parser.add_argument("--memory", metavar="8GB", help=budget)
+    cycle = "of a chain that ends where it began: how near each result is to its input, by the miniature's judges"
+    parser.add_argument("--score", action="store_true", help=cycle)
     parser.add_argument("--resume", action="store_true", help="pass over results that are there already")
     parser.add_argument("--commercial", action="store_true", help=COMMERCIAL)
     trust(parser)
     _picture_options(parser)
-    sounds = parser.add_argument_group("to audio")
-    sounds.add_argument("--seconds", type=seconds, metavar="S", help="length (default: the adapter's own)")
-    sounds.add_argument("--query", choices=["image", "text", "prior"], help="how CLIPSonic is asked (default: by input)")
-    best = "sounds made for each, of which CLAP keeps the one nearest to what it was asked for (pictures and videos; default: 1)"
-    sounds.add_argument("--candidates", type=positive, metavar="K", help=best)
-    sounds.add_argument("--spectrogram", action="store_true", help="a picture of each sound beside it")
+    _sound_options(parser)
     options = vars(parser.parse_args(arguments))
-    useless = {"image": ("seconds", "query", "candidates", "spectrogram"), "audio": (*PICTURES, *TOGETHER)}
-    for name in useless[options["to"]]:
-        if options[name]:
-            parser.error(f"--{name.replace('_', '-')} is of no use with --to {options['to']}")
-    options["how"] = _together(parser, options)
+    to, score = options.pop("to"), options.pop("score")
+    _check_use(parser, to, options)
+    if score and not closes(options["inputs"], to):
+        parser.error(f"--score compares a result with its input: --to {','.join(to)} does not end with what was given")
+    options["how"] = together(parser, options)
     if options["adapter"] is None:
         _check_prompt(parser, options["prompt"])
     options["audio_length_in_s"] = options.pop("seconds")
@@ -68,8 +65,10 @@ def main(arguments: Sequence[str]) -> None:
     consent(options["trust"])
     from xmodal.registry.adapters import parts_of
 
-    for name in adapters_for(options["inputs"], options["to"], options["adapter"], options["trust"]):
-        _check_prompt(parser, options["prompt"], name, options["trust"])
+    first, *others = adapters(to, options["adapter"])
+    for name in [*adapters_for(options["inputs"], to[0], first, options["trust"]), *filter(None, others)]:
+        if kind_of(find(name).class_path, name, options["trust"]).makes == "image":  # type: ignore[attr-defined]
+            _check_prompt(parser, options["prompt"], name, options["trust"])
         check(parts_of(name), commercial)
     failures: list[str] = []
 
@@ -77,12 +76,16 @@ def main(arguments: Sequence[str]) -> None:
         failures.append(" ".join(str(error).split()))
         print(printable(f"xmodal: not made of {asked.content}: {failures[-1]}"), file=sys.stderr)
 
-    made = 0
-    for path in generate(**options, failed=failed, say=lambda text: print(printable(text), file=sys.stderr)):
-        made += 1
+    made: list[Path] = []
+    run = partial(generate, to=to[0]) if len(to) == 1 else partial(chain, generate, to=to)
+    for path in run(**options, failed=failed, say=lambda text: print(printable(text), file=sys.stderr)):
+        made.append(path)
         print(printable(str(path)) if sys.stdout.isatty() else path)
+    if score:
+        last = [path for path in made if path.parent.name == f"{len(to)}-{to[-1]}" and ".spectrogram" not in path.name]
+        print("\n".join(map(printable, write_scores(scores(options["inputs"], last), Path(options["output"])))))
     if failures:
-        print(f"xmodal: {len(failures)} inputs failed, {made} files were made", file=sys.stderr)
+        print(f"xmodal: {len(failures)} inputs failed, {len(made)} files were made", file=sys.stderr)
         raise SystemExit(1)
 
 
@@ -180,22 +183,28 @@ def _picture_options(parser: ArgumentParser) -> None:
     told = "say in the prompt where a stereo sound stands: left, centre or right"
     pictures.add_argument("--position", action="store_true", default=None, help=told)
     pictures.add_argument("--mix", action="store_true", help="one picture of all inputs together")
-    pictures.add_argument("--weights", type=_weights, metavar="W,W", help="of --mix, one for each input (default: equal)")
+    pictures.add_argument("--weights", type=weights, metavar="W,W", help="of --mix, one for each input (default: equal)")
     pictures.add_argument("--between", type=positive, metavar="N", help="N pictures on the way from one sound to another")
     pictures.add_argument("--windows", type=seconds, metavar="S", help="a picture for each S seconds, on one contact sheet")
     pictures.add_argument("--video", action="store_true", help="with --windows: a video with the sound in place of the sheet")
 
 
-def _together(parser: ArgumentParser, options: dict[str, Any]) -> Together | None:
-    """Take the options of inputs that belong together from the others; None where none was given."""
-    how = Together(**{name: options.pop(name) for name in TOGETHER})
-    if how.asked and how.problem():
-        parser.error(how.problem())
-    if how.asked and (options["resume"] or (options["num"] > 1 and not how.mix)):
-        parser.error("--resume, and -n but for --mix, are of no use where sounds are put together")
-    if options["strength"] is not None and options["image"] is None:
-        parser.error("--strength is that of --image")
-    return how if how.asked else None
+def _sound_options(parser: ArgumentParser) -> None:
+    sounds = parser.add_argument_group("to audio")
+    sounds.add_argument("--seconds", type=seconds, metavar="S", help="length (default: the adapter's own)")
+    sounds.add_argument("--query", choices=["image", "text", "prior"], help="how CLIPSonic is asked (default: by input)")
+    best = "sounds made for each, of which CLAP keeps the one nearest to what it was asked for (pictures and videos; default: 1)"
+    sounds.add_argument("--candidates", type=positive, metavar="K", help=best)
+    sounds.add_argument("--spectrogram", action="store_true", help="a picture of each sound beside it")
+
+
+def _check_use(parser: ArgumentParser, to: Sequence[str], options: dict[str, Any]) -> None:
+    """Refuse options that no step of the way has any use for."""
+    useless = {"image": ("seconds", "query", "candidates", "spectrogram"), "audio": (*PICTURES, *TOGETHER)}
+    lists = [set(useless[kind]) for kind in to] + ([set(TOGETHER)] if len(to) > 1 else [])
+    for name in set.intersection(*lists[: len(to)]).union(*lists[len(to) :]):
+        if options[name]:
+            parser.error(f"--{name.replace('_', '-')} is of no use with --to {','.join(to)}")
 
 
 def _check_prompt(parser: ArgumentParser, prompt: str | None, name: str | None = None, trust: bool = False) -> None:
@@ -204,11 +213,6 @@ def _check_prompt(parser: ArgumentParser, prompt: str | None, name: str | None =
     if prompt is not None and prompt.count("{}") != places:
         wish = "exactly one {}, the place of the sound" if places else f"no {{}}: {name} hears beside the prompt"
         parser.error(f"--prompt {prompt!r} must hold {wish}")
-
-
-def _weights(text: str) -> tuple[float, ...]:
-    """Numbers with commas between them."""
-    return tuple(finite(each) for each in text.split(","))
 
 
 def _combined(

@@ -15,6 +15,7 @@ import gradio as gr
 from xmodal.commands.terminal import printable
 from xmodal.data.inputs import Asked, slug
 from xmodal.demo.workshop import Settings, Step, Stopped, Workshop, film, text
+from xmodal.routes import handed_on
 
 PLAYERS = Settings.LIMITS["count"][1]
 
@@ -160,8 +161,7 @@ class Endpoints:
         """Paint a sound, and make the sound of that picture. Returns heard spectrogram, picture, sound, its spectrogram."""
         settings, heard = Settings(seed, 1, steps), self.workshop.heard(_file(sound, "sound"))
         with self.jobs.step(request, progress, 2) as part:
-            (picture,) = self.workshop.make(first, Asked("audio", heard, heard.stem), "image", settings, part(0))
-            (made,) = self.workshop.make(second, Asked("image", picture, heard.stem), "audio", settings, part(1))
+            picture, made = self._chain(Asked("audio", heard, heard.stem), (first, second), ("image", "audio"), settings, part)
         before, after = self.workshop.spectrograms([heard, made])
         return str(before), str(picture), str(made), str(after)
 
@@ -173,9 +173,19 @@ class Endpoints:
         """Make the sound of a picture, and paint that sound. Returns sound, its spectrogram, picture."""
         settings, seen = Settings(seed, 1, steps), self.workshop.seen(_file(picture, "picture"))
         with self.jobs.step(request, progress, 2) as part:
-            (made,) = self.workshop.make(first, Asked("image", seen, seen.stem), "audio", settings, part(0))
-            (painted,) = self.workshop.make(second, Asked("audio", made, seen.stem), "image", settings, part(1))
+            made, painted = self._chain(Asked("image", seen, seen.stem), (first, second), ("audio", "image"), settings, part)
         return str(made), str(self.workshop.spectrograms([made])[0]), str(painted)
+
+    def _chain(
+        self, asked: Asked, adapters: tuple[str, str], to: tuple[str, str], settings: Settings, part: Any
+    ) -> tuple[Path, ...]:
+        """What each step makes of what the one before it made; the names stay those of what was handed in."""
+
+        def make(number: int, kind: str, given: list[Any]) -> Iterator[Path]:
+            source = asked if number == 0 else Asked(to[number - 1], given[0], asked.stem)
+            yield from self.workshop.make(adapters[number], source, kind, settings, part(number))
+
+        return tuple(handed_on(make, [asked], to))
 
     def _sounds(
         self, adapter: str, asked: Asked, settings: Settings, request: gr.Request, progress: gr.Progress

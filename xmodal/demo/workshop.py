@@ -135,7 +135,7 @@ class Workshop:
                 return self._results[key]
             pipe = self.pipe(name)
             call: dict[str, Any] = {**settings.call(to), "callback_on_step_end": step}
-            if asked.modality == "text":  # said outright: a text that names a file is a text
+            if asked.modality == "text" and hasattr(pipe, "query"):  # said outright: a text that names a file is a text
                 call["query"] = "text" if getattr(pipe, "prior", None) is None else "prior"
             made = next(iter((pictures if to == "image" else waveforms)(pipe, settings.count, settings.seed, [asked], call)))
             place = self.place()

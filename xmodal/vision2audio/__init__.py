@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from xmodal.vision2audio.regression import LinearMapper, MeanShift, RegressionMapper
     from xmodal.vision2audio.stereo import StereoPan
     from xmodal.vision2audio.task import V2AMapper
+    from xmodal.vision2audio.texts import TextPipeline
 
 # What each task becomes in use: a pipeline is built without its task, which needs a trainer.
-PIPELINES = {"V2AMapper": "V2AMapperPipeline"}
+PIPELINES = {"V2AMapper": "V2AMapperPipeline", "TextPipeline": "TextPipeline"}
 IMPORTS = {"v2a-mapper": "published.v2a_mapper"}  # see xmodal.audio2image
 _HOMES = {
     "DiffusionMapper": "diffusion_mapper",
@@ -22,6 +23,7 @@ _HOMES = {
     "MeanShift": "regression",
     "RegressionMapper": "regression",
     "StereoPan": "stereo",
+    "TextPipeline": "texts",
     "V2AMapper": "task",
     "V2AMapperOutput": "pipeline",
     "V2AMapperPipeline": "pipeline",
