@@ -177,7 +177,7 @@ def claims() -> list[Claim]:
             f"painter "
             "knows eighteen things. The miniature unCLIP, Wav2CLIP and ImageBind-like ear were trained on this world for "
             "1,000 to 1,200 "
-            "steps: how strong a baseline is depends on that.",
+            "steps: how strong a baseline is depends on that. At this length AudioToken's own loss differs much between seeds.",
             f"{train}; xmodal test --config wav2clip-unclip; xmodal test --config imagebind-unclip; xmodal test --config "
             f"label-text",
             chosen(table, heard | moved, ["trained numbers"]),
@@ -304,7 +304,7 @@ def table(rows: Rows) -> str:
 def plot(rows: Rows, names: Sequence[str]) -> str:
     """Dots and intervals, one panel a score, as an SVG."""
     drawn, left, wide, gap = [], 190, 170, 40
-    height = 22 * len(rows) + 60
+    height = 22 * len(rows) + 70
     for column, name in enumerate(names):
         found = {index: cells[name] for index, cells in enumerate(rows.values()) if name in cells}
         ends = [end for each in found.values() for end in (each.value, each.low, each.high) if end is not None]
