@@ -192,7 +192,7 @@ def test_missing_keys_and_other_sizes_are_refused(model: ImageBindModel, tmp_pat
 def test_cards_ask_for_a_path() -> None:
     with pytest.raises(FileNotFoundError, match="give the path as card"):
         ImageTower()
-    with pytest.raises(ValueError, match="its cards are: huge"):
+    with pytest.raises(ValueError, match="its cards are: mini, huge"):
         AudioTower("giant")
 
 

@@ -66,10 +66,12 @@ def main(arguments: Sequence[str]) -> None:
     from xmodal.registry.adapters import parts_of
 
     first, *others = adapters(to, options["adapter"])
-    for name in [*adapters_for(options["inputs"], to[0], first, options["trust"]), *filter(None, others)]:
+    names = [*adapters_for(options["inputs"], to[0], first, options["trust"]), *filter(None, others)]
+    for name in names:
+        check(parts_of(name), commercial)
+    for name in names:
         if kind_of(find(name).class_path, name, options["trust"]).makes == "image":  # type: ignore[attr-defined]
             _check_prompt(parser, options["prompt"], name, options["trust"])
-        check(parts_of(name), commercial)
     failures: list[str] = []
 
     def failed(asked: Asked, error: Exception) -> None:
