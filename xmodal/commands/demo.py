@@ -33,6 +33,8 @@ def main(arguments: Sequence[str]) -> None:
     consent(options.trust)
     if find_spec("gradio") is None:
         raise ImportError('the page needs gradio: pip install "xmodal[demo]"')
+    if threading.current_thread() is threading.main_thread():  # before anything lies there that must be taken away again
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with TemporaryDirectory(prefix="xmodal-demo-") as folder:
         gc.disable()  # a million objects come with the imports, and all stay: see xmodal.routes
         os.environ |= {**QUIET, "GRADIO_TEMP_DIR": str(Path(folder) / "served")}
@@ -56,8 +58,6 @@ def _mcp(address: str) -> str:
 
 def _wait() -> None:
     """Until Ctrl-C or SIGTERM, of which either is a good end."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
