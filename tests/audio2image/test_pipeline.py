@@ -90,6 +90,8 @@ def test_words_for_the_place_of_a_sound() -> None:
     mono = torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
     for pan, words in ((-0.75, " on the left"), (-0.2, " in the centre"), (0.3, " in the centre"), (0.75, " on the right")):
         assert side(panned(mono, torch.tensor([pan]))[0]) == words
+    long = torch.cat([panned(0.1 * mono, torch.tensor([-0.9]))[0].repeat(1, 5), panned(mono, torch.tensor([0.9]))[0]], 1)
+    assert side(long, 4000) == " on the right"  # the loudest stretch, which is the one that is heard
     assert side(mono) == side(mono.expand(2, -1)) == " in the centre"  # no place is told
     assert placed("a photo of {}, at night", panned(mono, torch.tensor([1.0]))[0]) == "a photo of {} on the right, at night"
 

@@ -162,12 +162,14 @@ class AudioTokenPipeline(Pipeline):
         """Prompts that say where their sounds stand; ValueError where there are no sounds, or no place in the prompt."""
         if sounds is None or not self.places:
             raise ValueError("position needs sounds, and a prompt with {}: leave it out where there are only tokens or no {}")
-        files = [isinstance(sound, (str, Path)) for sound in sounds]
-        heard = [
-            load_channels(sound)[0] if file else values.channels(sound, sampling_rate)  # type: ignore[arg-type]
-            for sound, file in zip(sounds, files, strict=True)
-        ]
-        return [placed(prompt, channels) for prompt, channels in zip(prompts, heard, strict=True)]
+        told = []
+        for prompt, sound in zip(prompts, sounds, strict=True):
+            if isinstance(sound, (str, Path)):
+                channels, rate = load_channels(sound)
+            else:
+                channels, rate = values.channels(sound, sampling_rate), int(sampling_rate or 0)
+            told.append(placed(prompt, channels, round(self.seconds * rate)))  # the stretch that is heard
+        return told
 
     def condition(self, prompts: list[str], tokens: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """Prompt embeddings (B, S, c) of B prompts and what the sounds became, and further options of the generator's call."""

@@ -112,8 +112,8 @@ class TrainUnCLIP(ZooTask):
 
     Only what reads time, embedding and words is trained, and only that is written: `xmodal.foundation.stable_unclip` lays it over
     the painter's own UNet. The words that an embedding becomes begin as the linear map that comes nearest to the text encoder's
-    own states of the picture's caption: from nothing, colours and places came first, and shapes not within 1,800 steps. Each
-    embedding carries noise of a random level, as Stable unCLIP's do, small levels more often than large ones.
+    own states of the picture's caption, which it already paints from. Each embedding carries noise of a random level, as Stable
+    unCLIP's do, small levels more often than large ones.
 
     Args:
         generator: card of the Stable Diffusion that learns.
