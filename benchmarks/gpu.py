@@ -140,7 +140,8 @@ def painter(bench: Bench) -> tuple[Any, Any]:
 
     from xmodal.foundation import beats, stable_diffusion
     from xmodal.foundation.beats import BEATs
-    from xmodal.foundation.stable_diffusion import StableDiffusion, tiny_parts
+    from xmodal.foundation.painter_parts import tiny_parts
+    from xmodal.foundation.stable_diffusion import StableDiffusion
 
     if bench.tiny:
         return beats.tiny()["BEATs"](), stable_diffusion.tiny()["StableDiffusion"]()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xmodal.foundation.stable_diffusion import tiny_parts
+from xmodal.foundation.painter_parts import tiny_parts
 
 SOUND, SEEN, WORDS, SIZE = 16, 64, 16, 32  # CLAP's, CLIP L/14's, other CLIPs' embeddings; side of pictures
 OPENAI = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}

@@ -19,7 +19,8 @@ from tests.vision2audio.parts import Ears, Eyes
 from xmodal.adapter_task import AdapterTask
 from xmodal.audio2image import LabelText, LinearBridge, PictureSpace, SoundUnCLIP
 from xmodal.foundation.base import Classifier
-from xmodal.foundation.stable_diffusion import StableDiffusion, tiny_parts
+from xmodal.foundation.painter_parts import tiny_parts
+from xmodal.foundation.stable_diffusion import StableDiffusion
 from xmodal.foundation.stable_unclip import StableUnCLIP
 
 RATE = 4_000

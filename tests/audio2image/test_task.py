@@ -16,7 +16,8 @@ from tests.vision2audio.parts import Ears
 from xmodal.audio2image import AudioToken, AudioTokenEmbedder
 from xmodal.audio2image.losses import classification_loss
 from xmodal.foundation.lora import LoRA
-from xmodal.foundation.stable_diffusion import StableDiffusion, tiny_parts
+from xmodal.foundation.painter_parts import tiny_parts
+from xmodal.foundation.stable_diffusion import StableDiffusion
 from xmodal.miniature import world
 from xmodal.miniature.data import Clips
 

@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from tests.foundation.test_stable_diffusion_xl import watched
 from tests.rounding import agree
 from xmodal.diffusion.sampling import draw_noise
-from xmodal.foundation.stable_diffusion import tiny_parts
+from xmodal.foundation.painter_parts import tiny_parts
 from xmodal.foundation.stable_unclip import StableUnCLIP
 
 LABELS = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 24}

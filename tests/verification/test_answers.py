@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from xmodal.__main__ import run
-from xmodal.foundation import clip, stable_diffusion
+from xmodal.foundation import clip
 from xmodal.foundation.beats import BEATs
+from xmodal.foundation.painter_parts import tiny_parts
 from xmodal.registry import models as registry
 from xmodal.registry.cards import WEIGHTS
 from xmodal.verification import answers, cases
@@ -170,7 +171,7 @@ def test_the_paths_of_published_answers_compute_what_the_libraries_do(
     torch.manual_seed(0)
     betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     saved = PNDMScheduler(**betas, skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False)
-    parts = stable_diffusion.tiny_parts() | {"scheduler": saved}
+    parts = tiny_parts() | {"scheduler": saved}
     pipe = StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     pipe.save_pretrained(tmp_path / "sd")
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)

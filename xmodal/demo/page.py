@@ -144,14 +144,7 @@ class Layout:
         with gr.Row():
             with gr.Column():
                 with gr.Tab("Picture"):
-                    picture = gr.Image(
-                        label="Picture",
-                        type="filepath",
-                        sources=["upload", "clipboard"],
-                        height=300,
-                        buttons=[],
-                        elem_classes="small",
-                    )
+                    picture = _picture()
                     make, stop = self._buttons("Let it sound")
                     shown = gr.Examples(self.examples.pictures, [picture], label="Examples", example_labels=self.examples.labels)
                 with gr.Tab("Video"):
@@ -211,14 +204,7 @@ class Layout:
             self._run(make, stop, "sound_to_picture_to_sound", [sound, *chosen], outputs, shown)
         with gr.Tab("Picture → sound → picture"), gr.Row():
             with gr.Column():
-                picture = gr.Image(
-                    label="Picture",
-                    type="filepath",
-                    sources=["upload", "clipboard"],
-                    height=300,
-                    buttons=[],
-                    elem_classes="small",
-                )
+                picture = _picture()
                 make, stop = self._buttons("Go")
                 chosen = _chain_settings(sound_out, paint)
                 shown = gr.Examples(self.examples.pictures, [picture], label="Examples", example_labels=self.examples.labels)
@@ -226,6 +212,12 @@ class Layout:
                 outputs = [_player("Sound"), _drawn("Its spectrogram"), _shown("Picture of the sound")]
             self._run(make, stop, "picture_to_sound_to_picture", [picture, *chosen], outputs, shown)
         gr.Markdown("One adapter's result is handed to the next, with the same seed. Licences and scores: in the other tabs.")
+
+
+def _picture() -> gr.Image:
+    return gr.Image(
+        label="Picture", type="filepath", sources=["upload", "clipboard"], height=300, buttons=[], elem_classes="small"
+    )
 
 
 def _sound(label: str) -> gr.Audio:

@@ -21,24 +21,23 @@ from torch.nn import functional as F
 from xmodal.diffusion.sampling import Generators, sample, with_guidance
 from xmodal.diffusion.schedules import check_scheduler, prediction_of
 from xmodal.diffusion.training import denoising_loss
-from xmodal.foundation.base import Card, ImageGenerator, check_vocabulary, find_card
+from xmodal.foundation.base import Card, ImageGenerator, find_card
 from xmodal.foundation.lora import LoRA
 from xmodal.foundation.memory import peak
+from xmodal.foundation.painter_parts import check_widths, read_parts, tiny_parts
 from xmodal.foundation.published import STABLE_DIFFUSION
 from xmodal.frozen import Frozen
 from xmodal.registry.cards import any_card, locate
-from xmodal.registry.checkpoint import read_json, read_module, read_scheduler, unfilled
+from xmodal.registry.checkpoint import unfilled
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 HUB_FILES = ["*/*.json", "tokenizer/merges.txt", "text_encoder/model.safetensors"] + [
     f"{part}/diffusion_pytorch_model.safetensors" for part in ("vae", "unet")
 ]
-AUTOENCODERS = ("AutoencoderKL", "AutoencoderDC")
 MARK = "{}"
 ATTENTION = re.compile(r"\.(to_[qkv]|to_out\.0)$")
 TEXT_SIZES = {768: (12, 12, 3072), 1024: (23, 16, 4096)}  # layers, heads and width of the MLP, by the width of a token
@@ -72,9 +71,14 @@ class StableDiffusion(ImageGenerator):
         if not math.isfinite(lora_scale):
             raise ValueError(f"lora_scale {lora_scale} is not a finite number")
         low_rank = None if lora is None else LoRA.read(Path(lora))  # before gigabytes are
-        self._assemble(**read_parts(locate(card_of(card), local_files_only), DTYPES[dtype]))
+        self._assemble(**self._read(card, DTYPES[dtype], local_files_only))
         if low_rank is not None:
             low_rank.merge(self.unet, lora_scale)
+
+    @staticmethod
+    def _read(card: str, dtype: torch.dtype, local_files_only: bool) -> dict[str, Any]:
+        """What `_assemble` takes, of a card."""
+        return read_parts(locate(card_of(card), local_files_only), dtype)
 
     @classmethod
     def from_parts(
@@ -238,12 +242,23 @@ class StableDiffusion(ImageGenerator):
         The target (noise or velocity) is the scheduler's ``prediction_type``. Unless given, ``noise`` (like the latents)
         and ``timesteps`` (B,) are drawn, from ``generator`` if there is one. Raises ValueError if the batch sizes differ.
         """
+        return self._loss(self._predict, latents, prompt_embeds, generator, noise, timesteps)
+
+    def _loss(
+        self,
+        predict: Callable[[Tensor, Tensor, Tensor], Tensor],
+        latents: Tensor,
+        prompt_embeds: Tensor,
+        generator: torch.Generator | None,
+        noise: Tensor | None,
+        timesteps: Tensor | None,
+    ) -> Tensor:
         self._check_embeds(prompt_embeds, "prompt_embeds")
         if len(latents) != len(prompt_embeds):
             raise ValueError(f"{len(latents)} latents and {len(prompt_embeds)} prompt embeddings were given: give one for one")
 
         def model_call(noisy: Tensor, timestep: Tensor) -> Tensor:
-            return self._predict(noisy, timestep, prompt_embeds)
+            return predict(noisy, timestep, prompt_embeds)
 
         return denoising_loss(model_call, self.noise_scheduler, latents, noise, timesteps, generator)
 
@@ -372,43 +387,9 @@ def spliced(embedding: nn.Module, tokens: Tensor, places: Tensor) -> Iterator[No
         handle.remove()
 
 
-def check_widths(vae: Any, tokenizer: Any, text_encoder: Any, unet: Any, found: int) -> None:
-    """Raise ValueError with both numbers for the first pair of parts that does not fit; ``found`` is c."""
-    check_vocabulary(len(tokenizer), text_encoder.config.vocab_size, "text encoder")
-    expected = unet.config.cross_attention_dim
-    if found != expected:
-        raise ValueError(f"the text encoder gives {found} numbers a token, but the UNet reads {expected}: take both of one model")
-    found, expected = vae.config.latent_channels, unet.config.in_channels
-    if found != expected:
-        mend = "use a text-to-image model (no inpainting, no upscaling)"
-        raise ValueError(f"the VAE has {found} latent channels, but the UNet reads {expected}: {mend}")
-
-
 def card_of(name: str) -> Card:
     """Return the card of a name, a hub id or a path."""
     return any_card(CARDS, name, "stable_diffusion", HUB_FILES)
-
-
-def read_parts(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """Read the five parts of a diffusers folder, weights cast to ``dtype``."""
-    missing = [part for part in PARTS if not (folder / part).is_dir()]
-    if missing:
-        raise FileNotFoundError(
-            f"{folder} lacks {', '.join(missing)}: a diffusers folder holds {', '.join(PARTS)}, copy them all"
-        )
-    import diffusers
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    autoencoder = read_json(folder / "vae" / "config.json", "its publisher").get("_class_name")
-    if autoencoder not in AUTOENCODERS:
-        raise ValueError(f"{folder / 'vae'} holds a {autoencoder}, but expected {' or '.join(AUTOENCODERS)}")
-    return {
-        "vae": read_module(getattr(diffusers, autoencoder), folder / "vae", torch_dtype=dtype, low_cpu_mem_usage=False),
-        "text_encoder": read_module(CLIPTextModel, folder / "text_encoder", dtype=dtype),
-        "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-        "unet": read_module(diffusers.UNet2DConditionModel, folder / "unet", torch_dtype=dtype, low_cpu_mem_usage=False),
-        "scheduler": read_scheduler(folder / "scheduler"),
-    }
 
 
 def build(card: str = "sd-1.4") -> nn.ModuleDict:
@@ -436,30 +417,6 @@ def build(card: str = "sd-1.4") -> nn.ModuleDict:
 def tiny() -> dict[str, Callable[[], Frozen]]:
     """A random instance with pictures of 32x32, for tests."""
     return {"StableDiffusion": lambda: StableDiffusion.from_parts(**tiny_parts())}
-
-
-def tiny_parts(**changed: Any) -> dict[str, Any]:
-    """The components of `tiny`; ``changed`` are options of the UNet."""
-    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-    from tokenizers import pre_tokenizers
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    ends: dict[str, Any] = {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "pad_token_id": len(words) - 1}
-    kinds = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
-    unet: dict[str, Any] = {
-        "sample_size": 32, "layers_per_block": 1, "block_out_channels": (8, 16), "norm_num_groups": 4, "attention_head_dim": 2,
-        "cross_attention_dim": 16, **kinds, **changed,
-    }  # fmt: skip
-    return {
-        "vae": AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=32),
-        "text_encoder": CLIPTextModel(CLIPTextConfig(vocab_size=len(words), **sizes, **ends)),
-        "tokenizer": CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=77),
-        "unet": UNet2DConditionModel(**unet),
-        "scheduler": DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
-    }
 
 
 def _hub(source: str, licence: str, image_size: int, dim: int, parameters: int) -> Card:

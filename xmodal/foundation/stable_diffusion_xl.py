@@ -6,7 +6,6 @@ width of the pooled vector, and c the sum of the two encoders' widths.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -15,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.diffusion.sampling import Generators
-from xmodal.diffusion.training import denoising_loss
-from xmodal.foundation.base import Card, ImageGenerator, check_vocabulary, find_card
-from xmodal.foundation.lora import LoRA
-from xmodal.foundation.stable_diffusion import DTYPES, StableDiffusion, check_widths, read_parts, spliced, tiny_parts
+from xmodal.foundation.base import Card, check_vocabulary, find_card
+from xmodal.foundation.painter_parts import check_widths, read_parts, tiny_parts
+from xmodal.foundation.stable_diffusion import StableDiffusion, spliced
 from xmodal.frozen import Frozen
 from xmodal.registry.cards import any_card, locate
 from xmodal.registry.checkpoint import read_module
@@ -53,23 +51,19 @@ class StableDiffusionXL(StableDiffusion):
         lora: Path | None = None,
         lora_scale: float = 1.0,
     ) -> None:
-        ImageGenerator.__init__(self)
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-        if not math.isfinite(lora_scale):
-            raise ValueError(f"lora_scale {lora_scale} is not a finite number")
-        low_rank = None if lora is None else LoRA.read(Path(lora))
+        super().__init__(card, dtype, local_files_only, lora, lora_scale)
+
+    @staticmethod
+    def _read(card: str, dtype: torch.dtype, local_files_only: bool) -> dict[str, Any]:
         folder = locate(card_of(card), local_files_only)
         lacking = [part for part in PARTS if not (folder / part).is_dir()]
         if lacking:
             raise FileNotFoundError(f"{folder} lacks {', '.join(lacking)}: copy the whole folder of a Stable Diffusion XL")
         from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-        second = read_module(CLIPTextModelWithProjection, folder / PARTS[0], dtype=DTYPES[dtype])
+        second = read_module(CLIPTextModelWithProjection, folder / PARTS[0], dtype=dtype)
         tokenizer = CLIPTokenizer.from_pretrained(folder / PARTS[1], local_files_only=True)
-        self._assemble(**read_parts(folder, DTYPES[dtype]), text_encoder_2=second, tokenizer_2=tokenizer)
-        if low_rank is not None:
-            low_rank.merge(self.unet, lora_scale)
+        return {**read_parts(folder, dtype), "text_encoder_2": second, "tokenizer_2": tokenizer}
 
     @classmethod
     def from_parts(
@@ -178,16 +172,13 @@ class StableDiffusionXL(StableDiffusion):
         time_ids: Tensor | None = None,
     ) -> Tensor:
         """Denoising loss as in Stable Diffusion; ``time_ids`` (B, 6) are by default the latents' own size, uncropped."""
-        self._check_embeds(prompt_embeds, "prompt_embeds")
-        if len(latents) != len(prompt_embeds):
-            raise ValueError(f"{len(latents)} latents and {len(prompt_embeds)} prompt embeddings were given: give one for one")
         size = (latents.shape[2] * self.factor, latents.shape[3] * self.factor)
         ids = self.time_ids(len(latents), size, (0, 0), size) if time_ids is None else time_ids
 
-        def model_call(noisy: Tensor, timestep: Tensor) -> Tensor:
-            return self._predict(noisy, timestep, prompt_embeds, ids)
+        def predict(noisy: Tensor, timestep: Tensor, embeds: Tensor) -> Tensor:
+            return self._predict(noisy, timestep, embeds, ids)
 
-        return denoising_loss(model_call, self.noise_scheduler, latents, noise, timesteps, generator)
+        return self._loss(predict, latents, prompt_embeds, generator, noise, timesteps)
 
     @torch.no_grad()
     def generate(  # type: ignore[override]

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.diffusion.sampling import Generators, draw_noise
-from xmodal.diffusion.training import denoising_loss
-from xmodal.foundation.base import Card, EmbeddingPainter, ImageGenerator
+from xmodal.foundation.base import Card, EmbeddingPainter
+from xmodal.foundation.painter_parts import read_parts, tiny_parts
 from xmodal.foundation.stable_diffusion import CARDS as PAINTERS
-from xmodal.foundation.stable_diffusion import DTYPES, StableDiffusion, read_parts, tiny_parts
+from xmodal.foundation.stable_diffusion import StableDiffusion
 from xmodal.foundation.stable_diffusion import build as build_stable_diffusion
 from xmodal.frozen import Frozen
 from xmodal.registry.cards import any_card, locate
@@ -47,22 +47,21 @@ class StableUnCLIP(StableDiffusion, EmbeddingPainter):
     """
 
     def __init__(self, card: str = "sd-2.1-unclip", dtype: str = "float32", local_files_only: bool = True) -> None:
-        ImageGenerator.__init__(self)
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+        super().__init__(card, dtype, local_files_only)
+        self.picture_space = SPACES.get(card, "")
+
+    @staticmethod
+    def _read(card: str, dtype: torch.dtype, local_files_only: bool) -> dict[str, Any]:
         folder = locate(card_of(card), local_files_only)
-        laid_over = (folder / OVER).is_file()
-        self._assemble(**(_read_over(folder, DTYPES[dtype]) if laid_over else read_parts(folder, DTYPES[dtype])))
+        laid_over = (folder / OVER).is_file() and not (folder / "unet").is_dir()
+        parts = _read_over(folder, dtype) if laid_over else read_parts(folder, dtype)
         lacking = [part for part in PARTS if not (folder / part).is_dir()]
         if lacking:
             raise FileNotFoundError(f"{folder} lacks {', '.join(lacking)}: copy the whole folder of a Stable unCLIP")
         from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
 
-        self._see(
-            read_module(StableUnCLIPImageNormalizer, folder / PARTS[0], low_cpu_mem_usage=False),
-            read_scheduler(folder / PARTS[1]),
-        )
-        self.picture_space = SPACES.get(card, "")
+        normalizer = read_module(StableUnCLIPImageNormalizer, folder / PARTS[0], low_cpu_mem_usage=False)
+        return {**parts, PARTS[0]: normalizer, PARTS[1]: read_scheduler(folder / PARTS[1])}
 
     @classmethod
     def from_parts(
@@ -76,13 +75,16 @@ class StableUnCLIP(StableDiffusion, EmbeddingPainter):
         image_noising_scheduler: Any = None,
     ) -> Self:
         """Build from components in memory, which are frozen in place; raises ValueError where they do not fit."""
-        model = cls.assembled(vae, text_encoder, tokenizer, unet, scheduler)
-        model._see(image_normalizer, image_noising_scheduler)
-        return model
+        return cls.assembled(vae, text_encoder, tokenizer, unet, scheduler, image_normalizer, image_noising_scheduler)
 
-    def _see(self, normalizer: Any, noising: Any) -> None:
+    def _assemble(
+        self, vae: Any, text_encoder: Any, tokenizer: Any, unet: Any, scheduler: Any, image_normalizer: Any,
+        image_noising_scheduler: Any,
+    ) -> None:  # fmt: skip
+        normalizer, noising = image_normalizer, image_noising_scheduler
         if normalizer is None or noising is None:
             raise ValueError(f"a Stable unCLIP needs {' and '.join(PARTS)}: give both")
+        super()._assemble(vae, text_encoder, tokenizer, unet, scheduler)
         config, self.embedding_dim = self.unet.config, normalizer.mean.shape[-1]
         found = config.projection_class_embeddings_input_dim if config.class_embed_type == "projection" else None
         if found != 2 * self.embedding_dim:
@@ -102,18 +104,14 @@ class StableUnCLIP(StableDiffusion, EmbeddingPainter):
         ``noise_level`` runs from 0 to the noising schedule's last step; ``noise`` (B, e) is drawn unless given. Raises ValueError
         for another shape or level.
         """
-        from diffusers.models.embeddings import get_timestep_embedding
-
         last = self.noising_scheduler.config.num_train_timesteps - 1
         if image_embedding.ndim != 2 or image_embedding.shape[1] != self.embedding_dim or not 0 <= noise_level <= last:
             expected = f"(B, {self.embedding_dim}) and a noise_level from 0 to {last}"
             raise ValueError(f"image_embedding {tuple(image_embedding.shape)}, noise_level {noise_level}: expected {expected}")
-        mean, std = self.embedding_mean.float(), self.embedding_std.float()
         levels = torch.full((len(image_embedding),), noise_level, device=image_embedding.device)
         noise = draw_noise(image_embedding.shape, generator, image_embedding.device) if noise is None else noise
-        noisy = self.noising_scheduler.add_noise((image_embedding.float() - mean) / std, noise, levels) * std + mean
-        level = get_timestep_embedding(levels, self.embedding_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
-        return torch.cat((noisy, level.float()), 1)
+        mean, std = self.embedding_mean.float(), self.embedding_std.float()
+        return noised(image_embedding.float(), levels, noise, mean, std, self.noising_scheduler)
 
     def loss(  # type: ignore[override]
         self,
@@ -133,13 +131,11 @@ class StableUnCLIP(StableDiffusion, EmbeddingPainter):
         """
         self._check_embeds(prompt_embeds, "prompt_embeds")
         given = self._given(prompt_embeds, image_embedding, noise_level, generator, embedding_noise)
-        if len(latents) != len(prompt_embeds):
-            raise ValueError(f"{len(latents)} latents and {len(prompt_embeds)} prompt embeddings were given: give one for one")
 
-        def model_call(noisy: Tensor, timestep: Tensor) -> Tensor:
-            return self._predict(noisy, timestep, prompt_embeds, given)
+        def predict(noisy: Tensor, timestep: Tensor, embeds: Tensor) -> Tensor:
+            return self._predict(noisy, timestep, embeds, given)
 
-        return denoising_loss(model_call, self.noise_scheduler, latents, noise, timesteps, generator)
+        return self._loss(predict, latents, prompt_embeds, generator, noise, timesteps)
 
     @torch.no_grad()
     def generate(  # type: ignore[override]
@@ -206,6 +202,15 @@ class StableUnCLIP(StableDiffusion, EmbeddingPainter):
 def card_of(name: str) -> Card:
     """Return the card of a name, a hub id or a path."""
     return any_card(CARDS, name, "stable_unclip", HUB_FILES)
+
+
+def noised(embedding: Tensor, levels: Tensor, noise: Tensor, mean: Tensor, std: Tensor, scheduler: Any) -> Tensor:
+    """Embeddings (B, e) at levels of noise (B,) -> labels (B, 2 e): noised in units of the deviations, beside the level."""
+    from diffusers.models.embeddings import get_timestep_embedding
+
+    noisy = scheduler.add_noise((embedding - mean) / std, noise, levels) * std + mean
+    level = get_timestep_embedding(levels, embedding.shape[1], flip_sin_to_cos=True, downscale_freq_shift=0)
+    return torch.cat((noisy, level.float()), 1)
 
 
 def with_embedding(unet: Any, dim: int) -> Any:

@@ -182,15 +182,12 @@ class TrainUnCLIP(ZooTask):
         self.start_average()
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        from diffusers.models.embeddings import get_timestep_embedding
+        from xmodal.foundation.stable_unclip import noised
 
         net: Any = self.net if self.training else self.published
         seen, device = batch["embedding"], batch["embedding"].device
         levels = (torch.rand(len(seen), device=device).square() * self.noising.config.num_train_timesteps).long()
-        noise = draw_noise(seen.shape, None, device)
-        noisy = self.noising.add_noise((seen - self.mean) / self.std, noise, levels) * self.std + self.mean
-        level = get_timestep_embedding(levels, self.dim, flip_sin_to_cos=True, downscale_freq_shift=0)
-        labels = torch.cat((noisy, level), 1)
+        labels = noised(seen, levels, draw_noise(seen.shape, None, device), self.mean, self.std, self.noising)
         labels = labels * (torch.rand(len(seen), 1, device=device) >= self.unconditional)
         states = self.states.expand(len(seen), -1, -1)
 
