@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.test_matrix import painter
 from tests.vision2audio.parts import Ears
+from xmodal.__main__ import run
 from xmodal.audio2image import AudioToken, AudioTokenPipeline
 from xmodal.commands.combining import Together, check, combine, targets
 from xmodal.data.audio import load_audio
@@ -158,3 +159,11 @@ def test_a_sheet_and_a_film_refuse_nothing_and_no_length(tmp_path: Path) -> None
         sheet([])
     with pytest.raises(ValueError, match="a length of each above 0"):
         write_slides([red], 0, torch.zeros(10), RATE, tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize("more", [["--mix"], ["--between", "3"], ["--windows", "2"]])
+def test_a_place_is_of_one_sound(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(["generate", "a.wav", "b.wav", "--to", "image", "--position", *more])
+    assert stopped.value.code == 2
+    assert "--position is of one sound's own picture" in capsys.readouterr().err

@@ -56,6 +56,8 @@ def together(parser: ArgumentParser, options: dict[str, Any]) -> Together | None
         parser.error(how.problem())
     if how.asked and (options["resume"] or (options["num"] > 1 and not how.mix)):
         parser.error("--resume, and -n but for --mix, are of no use where sounds are put together")
+    if how.asked and options["position"]:
+        parser.error("--position is of one sound's own picture: leave it out where sounds are put together, or cut to windows")
     if options["strength"] is not None and options["image"] is None:
         parser.error("--strength is that of --image")
     return how if how.asked else None
