@@ -1,7 +1,8 @@
 """How fast are sounds decoded and resampled?  python benchmarks/decode.py [--clips 20] [--rounds 5]
 
 Ten seconds of 44.1 kHz stereo from each format to 16 kHz mono: `load_audio` with its default decoders and with torchcodec,
-against librosa.load and torchaudio.load (which calls torchcodec) with a kept Resample object. One thread. Every peer reads
+against librosa.load and torchaudio.load (which calls torchcodec) with a kept Resample object; and, as what the default
+decoder cannot be faster than, PyAV that decodes all frames and throws them away, without resampling. One thread. Every peer reads
 the same files in turns with the others; a peer that is not installed, or cannot read a format, is said to be so. Seconds
 are processor seconds of this process: others at work on the machine change them little.
 Writes benchmarks/results/decode.json.
@@ -60,7 +61,7 @@ def write(folder: Path, suffix: str, number: int) -> Path:
 
 def peers() -> tuple[dict[str, Peer], list[str]]:
     """What can be called here, and a sentence for each that cannot."""
-    found: dict[str, Peer] = {"xmodal": lambda path: load_audio(path, TARGET)}
+    found: dict[str, Peer] = {"xmodal": lambda path: load_audio(path, TARGET), "PyAV's decoding alone": _decode}
     absent = []
     try:
         import torchcodec  # noqa: F401
@@ -76,6 +77,11 @@ def peers() -> tuple[dict[str, Peer], list[str]]:
     except ImportError:
         absent.append("librosa: not installed")
     return found, absent
+
+
+def _decode(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(frame.samples for frame in container.decode(container.streams.audio[0]))
 
 
 def _torchaudio() -> Peer:

@@ -16,6 +16,9 @@ ENTRIES = (PREROLL, 10.0, 60.0)  # s before a start where decoding is tried to b
 NEAR = 60.0  # s; up to here a clock that is coarser than the samples is not trusted with a seek
 PADDING = 4096  # samples at most that encoders add to fill their last frame, which an exact header does not count
 GAP = 0.1  # s; time stamps that jump by more are silence in between
+SCALES = {"int16": np.float32(2.0**-15), "int32": np.float32(2.0**-31)}  # integers to full scale 1
+DIRECT = ("flt", "fltp", "s16", "s16p", "s32", "s32p")  # formats of samples that need no converter
+QUEUE = 32768  # samples; longer queues are copied out of the processor's cache
 TOLERATED = 0.02  # share of an mp3's packets that may be no sound: tags and headers where files were joined
 
 
@@ -30,7 +33,12 @@ def read_sound(
     if duration is not None and duration > longest:
         raise _too_long(path, duration, longest)
     stop = start + (longest if duration is None else duration)
-    for entry in _entries(path, start, stop if duration is None else None, longest, ignore_length):
+    with opened(path, ignore_length) as container:
+        entries = _entries(path, container, start, stop if duration is None else None, longest)
+        stretch = _Stretch(path, container, start, stop)
+        if stretch.read(entries[0]):
+            return stretch.cut(duration, longest)
+    for entry in entries[1:]:
         with opened(path, ignore_length) as container:
             stretch = _Stretch(path, container, start, stop)
             if stretch.read(entry):
@@ -61,18 +69,76 @@ def stream_of(container: Any, path: Path) -> Any:
     return stream
 
 
-def _entries(path: Path, start: float, stop: float | None, longest: float, ignore_length: bool) -> list[float | None]:
+def _entries(path: Path, container: Any, start: float, stop: float | None, longest: float) -> list[float | None]:
     """Where to begin decoding, best first; None is the file's beginning. ValueError for a file that is too long for sure."""
-    with opened(path, ignore_length) as container:
-        stream = stream_of(container, path)
-        announced = float(container.duration or 0) / 1e6
-        coarse = (1 / stream.time_base) % stream.rate != 0
-        packed = is_packed(container)
-        if stop is not None and announced > stop and (end := span(path, container, stream)[1]) > stop:
-            raise _too_long(path, end - start, longest)
+    stream = stream_of(container, path)
+    packed = is_packed(container)
+    if stop is not None and (container.duration or 0) / 1e6 > stop and (end := span(path, container, stream)[1]) > stop:
+        raise _too_long(path, end - start, longest)
+    coarse = (1 / stream.time_base) % stream.rate != 0
     if start <= PREROLL or (coarse and not packed and start <= NEAR):
         return [None]
     return [start - PREROLL, None] if packed else [*(start - entry for entry in ENTRIES if entry < start), None]
+
+
+class _Samples:
+    """Frames put together by FFmpeg, as they are; what became of them is converted once, at the end."""
+
+    def __init__(self) -> None:
+        self.pieces: list[np.ndarray] = []
+        self.fifo: Any = None
+        self.format = ""
+        self.layout, self.channels = "", 0
+
+    def __bool__(self) -> bool:
+        return self.fifo is not None or bool(self.pieces)
+
+    def fits(self, frame: Any) -> bool:
+        """Whether a frame has the number of channels of the others."""
+        layout = frame.layout
+        if layout.name == self.layout:  # counting them takes longer
+            return True
+        channels = layout.nb_channels
+        if self.channels and channels != self.channels:
+            return False
+        self.layout, self.channels = layout.name, channels
+        return True
+
+    def add(self, frame: Any) -> None:
+        """Append a frame that fits, of any format."""
+        import av
+
+        if frame.format.name != self.format:
+            self.flush()
+            self.format = frame.format.name
+        if self.fifo is None:
+            self.fifo = av.AudioFifo()
+        frame.pts = None  # gaps are filled by who adds; the queue would refuse them
+        self.fifo.write(frame)
+        if self.fifo.samples >= QUEUE:
+            self.flush()
+
+    def silence(self, length: int) -> None:
+        """Append samples of zero."""
+        self.flush()
+        self.pieces.append(np.zeros((self.channels, length), np.float32))
+
+    def flush(self) -> None:
+        """Convert what the queue holds."""
+        frame = self.fifo.read() if self.fifo is not None else None
+        self.fifo = None
+        if frame is None:
+            return
+        samples = frame.to_ndarray()
+        if not frame.format.is_planar:
+            samples = samples.reshape(-1, self.channels).T
+        # By a power of two, as FFmpeg's own converter does.
+        self.pieces.append(samples if samples.dtype == np.float32 else samples.astype(np.float32) * SCALES[samples.dtype.name])
+
+    def whole(self) -> np.ndarray:
+        """All samples (C, T), float32."""
+        self.flush()
+        return self.pieces[0] if len(self.pieces) == 1 else np.concatenate(self.pieces, axis=1)
 
 
 @dataclass
@@ -83,7 +149,7 @@ class _Stretch:
     container: Any
     start: float
     stop: float
-    pieces: list[np.ndarray] = field(default_factory=list)
+    samples: _Samples = field(default_factory=_Samples)
     rate: int = 0
     first: int = 0  # place of the first kept sample, in samples of the file's clock
     count: int = 0  # of kept samples
@@ -98,7 +164,7 @@ class _Stretch:
         origin, packed = zero(self.container), is_packed(self.container)
         if self.container.format.name.split(",")[0] in ("mov", "flac") and stream.duration:
             self.announced = float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin
-        if packed:  # such a clock begins with the first sample, whatever its stamp says
+        if packed and entry is not None:  # such a clock begins with the first sample, whatever its stamp says
             origin = _first_time(self.path, origin)
         packets = self.container.demux(stream)
         try:
@@ -106,14 +172,16 @@ class _Stretch:
                 packets = _from(packets, entry + origin)
             elif entry is not None:
                 self.container.seek(int((entry + origin) / stream.time_base), stream=stream, backward=True)
-            for time, piece, rate in _decoded(packets, packed, self.path):
+            for time, frame, rate in _decoded(packets, packed, self.path):
                 if not self.rate:
+                    if packed and entry is None and time is not None:
+                        origin = time
                     begin = time - origin if time is not None else (entry or 0.0)
                     if entry is not None and begin > self.start - GAP:
                         return False
                     self.rate = rate
                     self.first = round((max(begin, 0.0) if abs(begin) < GAP else begin) * rate)
-                if self._add(piece, None if packed or time is None else time - origin):
+                if self._add(frame, None if packed or time is None else time - origin):
                     return True
         except (av.FFmpegError, _Jump) as error:
             if entry is not None:
@@ -135,7 +203,7 @@ class _Stretch:
             raise ValueError(f"{self.path} ends after {end:.2f} s, so nothing starts at {self.start:.2f} s")
         if self.whole and end < self.announced - max(0.5, 0.02 * self.announced):
             raise ValueError(f"{self.path} is truncated: it announces {self.announced:.2f} s and gives {end:.2f} s")
-        samples = np.concatenate(self.pieces, axis=1).T
+        samples = self.samples.whole().T
         if self.whole and 0 < self.announced < end <= self.announced + PADDING / self.rate:
             samples = samples[: len(samples) - round((end - self.announced) * self.rate)]
         skip = round(self.start * self.rate) - self.first
@@ -146,20 +214,24 @@ class _Stretch:
             samples = np.concatenate([np.zeros((min(-skip, wanted), samples.shape[1]), np.float32), samples])
         return samples[max(skip, 0) :][:wanted], self.rate
 
-    def _add(self, piece: np.ndarray, time: float | None) -> bool:
+    def _add(self, frame: Any, time: float | None) -> bool:
         """Keep what may be heard; True where the stop is passed."""
-        if self.pieces and len(piece) != len(self.pieces[0]):
+        if not self.samples.fits(frame):
             raise ValueError(f"{self.path} changes its number of channels in the middle: cut it there first")
+        length = frame.samples
         missing = round(time * self.rate) - self.first - self.count if time is not None else 0
         if missing > GAP * self.rate:
             missing = min(missing, round((self.stop + 1) * self.rate) - self.first)
-            piece = np.concatenate([np.zeros((len(piece), missing), np.float32), piece], axis=1)
-        self.pieces.append(piece)
-        self.count += piece.shape[1]
-        # What ends before the start is only counted, so that a late start costs no memory.
-        while len(self.pieces) > 1 and self.first + self.pieces[0].shape[1] <= (self.start - GAP) * self.rate:
-            gone = self.pieces.pop(0).shape[1]
-            self.first, self.count = self.first + gone, self.count - gone
+            if self.samples:
+                self.samples.silence(missing)
+                self.count += missing
+            else:
+                self.first += missing
+        if self.samples or self.first + length > (self.start - GAP) * self.rate:
+            self.samples.add(frame)
+            self.count += length
+        else:  # what ends before the start is only counted, so that a late start costs no memory
+            self.first += length
         return self.first + self.count > (self.stop + 1) * self.rate
 
 
@@ -190,11 +262,12 @@ def _from(packets: Iterator[Any], entry: float) -> Iterator[Any]:
         yield packet
 
 
-def _decoded(packets: Iterator[Any], packed: bool, path: Path) -> Iterator[tuple[float | None, np.ndarray, int]]:
-    """Time (s), samples (C, T) float32 and rate of each decoded frame; the rate is that of the first throughout."""
+def _decoded(packets: Iterator[Any], packed: bool, path: Path) -> Iterator[tuple[float | None, Any, int]]:
+    """Time (s), frame and rate of all that is decoded; the rate is that of the first throughout."""
     import av
 
     resamplers: dict[tuple[str, int, str], Any] = {}
+    unit: tuple[int, int] | None = None
     rate, good, bad = 0, 0, 0
     for packet in packets:
         try:
@@ -208,16 +281,18 @@ def _decoded(packets: Iterator[Any], packed: bool, path: Path) -> Iterator[tuple
             continue
         for frame in frames:
             rate = rate or frame.sample_rate
-            time = float(frame.pts * frame.time_base) if frame.pts is not None else None
-            # What most codecs give needs no conversion, which would cost as much as decoding.
-            if frame.format.name == "fltp" and frame.sample_rate == rate:
-                yield time, frame.to_ndarray(), rate
+            unit = unit or (frame.time_base.numerator, frame.time_base.denominator)
+            time = frame.pts * unit[0] / unit[1] if frame.pts is not None else None
+            # What most codecs give needs no conversion here, which would cost as much as decoding.
+            if frame.format.name in DIRECT and frame.sample_rate == rate:
+                yield time, frame, rate
                 continue
             kind = (frame.format.name, frame.sample_rate, frame.layout.name)
             if kind not in resamplers:
                 resamplers[kind] = av.AudioResampler(format="fltp", rate=rate)
             for part in resamplers[kind].resample(frame):
-                yield time, part.to_ndarray(), rate
+                part.time_base = frame.time_base  # or it would not go into one queue with the others
+                yield time, part, rate
     if bad > max(3, TOLERATED * good):
         raise ValueError(f"{path} is damaged: {bad} of {good + bad} packets of its sound cannot be decoded")
 
