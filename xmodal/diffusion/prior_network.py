@@ -62,6 +62,9 @@ class PriorConfig:
         return self.text_tokens + self.condition_tokens + self.time_tokens + self.noisy_tokens + 1
 
 
+Memory = tuple[Tensor, Tensor]
+
+
 class GainNorm(nn.Module):
     """Layer normalization with a gain and no bias; ``stable`` divides by the row's signed maximum first."""
 
@@ -121,20 +124,34 @@ class Attention(nn.Module):
         self.to_kv = nn.Linear(config.dim, 2 * config.dim_head, bias=False)
         self.to_out = nn.Sequential(nn.Linear(inner, config.dim, bias=False), GainNorm(config.dim))
 
-    def forward(self, x: Tensor, bias: Tensor, angles: Tensor | None) -> Tensor:
-        """(B, n, d), logit bias (h, n, n + 1) over the null key and the tokens, rotary angles (n, r) -> (B, n, d)."""
+    def forward(self, x: Tensor, bias: Tensor, angles: Tensor | None, before: Memory | None = None) -> tuple[Tensor, Memory]:
+        """(B, n, d) -> (B, n, d) and what later tokens attend to.
+
+        ``before`` holds the normalized keys and the values, (1 or B, 1, m, c) each, of the null key and of tokens in front; by
+        default there are none. ``bias`` (h, n, m + n) is added to the logits; ``angles`` (n, r) turn queries and keys.
+        """
         x = self.norm(x)
         query = self.to_q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         key, value = self.to_kv(x)[:, None].chunk(2, -1)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
-        null_key, null_value = self.null_kv.to(key.dtype)[:, None, None, None].expand(-1, len(x), -1, -1, -1).unbind()
-        key, value = torch.cat((null_key, key), 2), torch.cat((null_value, value), 2)
         query, key = F.normalize(query, dim=-1), F.normalize(key, dim=-1)
-        key, value = key.expand(-1, self.heads, -1, -1), value.to(key.dtype).expand(-1, self.heads, -1, -1)
+        if before is None:
+            null_key, null_value = self.null_kv.to(key.dtype)[:, None, None, None].unbind()
+            before = F.normalize(null_key, dim=-1), null_value
+        first_keys, first_values = (part.expand(len(x), -1, -1, -1) for part in before)
+        keys = torch.cat((first_keys, key), 2)
+        values = torch.cat((first_values, value.to(key.dtype)), 2)
         dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), dropout, scale=LOGIT_SCALE)
-        return self.to_out(out.transpose(1, 2).flatten(2))
+        out = F.scaled_dot_product_attention(
+            query,
+            keys.expand(-1, self.heads, -1, -1),
+            values.expand(-1, self.heads, -1, -1),
+            bias.to(query.dtype),
+            dropout,
+            scale=LOGIT_SCALE,
+        )
+        return self.to_out(out.transpose(1, 2).flatten(2)), (keys, values)
 
 
 def position_buckets(tokens: int, causal: bool) -> Tensor:
@@ -181,18 +198,31 @@ class Transformer(nn.Module):
         self.norm = GainNorm(config.dim, stable=True) if config.norm_out else nn.Identity()
         self.project_out = nn.Linear(config.dim, config.dim, bias=False) if config.final_proj else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, n, d) -> (B, n, d)."""
+    def forward(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
+        """(B, n, d) -> (B, n, d).
+
+        ``shared`` (1, m, d) are tokens in front of every row. Where attention is causal nothing of the rows reaches them, so
+        they are computed once for the batch (with one dropout mask for all rows), and rows are what they would be with them.
+        """
+        if shared is not None and not self.config.causal:
+            return self(torch.cat((shared.expand(len(x), -1, -1), x), 1))[:, shared.shape[1] :]
         bias = self.rel_pos_bias()
-        angles = None
+        parts = [x] if shared is None else [shared, x]
+        lengths = [part.shape[1] for part in parts]
+        angles: list[Tensor | None] = [None] * len(parts)
         if self.config.rotary:
-            place = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
-            angles = place[:, None] * rotary_frequencies(self.config.dim_head, x.device)
-        x = self.init_norm(x)
+            place = torch.arange(sum(lengths), device=x.device, dtype=torch.float32)
+            angles = [*(place[:, None] * rotary_frequencies(self.config.dim_head, x.device)).split(lengths)]
+        rows = bias.split(lengths, 1)
+        parts = [self.init_norm(part) for part in parts]
         for attention, feed in cast("list[list[nn.Module]]", self.layers):
-            x = x + attention(x, bias, angles)
-            x = x + feed(x)
-        return self.project_out(self.norm(x))
+            before: Memory | None = None
+            for number, part in enumerate(parts):
+                seen = sum(lengths[: number + 1]) + 1
+                out, before = attention(part, rows[number][..., :seen], angles[number], before)
+                parts[number] = part + out
+                parts[number] = parts[number] + feed(parts[number])
+        return self.project_out(self.norm(parts[-1]))
 
 
 def rotary_frequencies(dim_head: int, device: torch.device | str = "cpu") -> Tensor:
@@ -285,24 +315,21 @@ class PriorNetwork(nn.Module):
             torch.where(keep_noisy, self._tokens(self.to_image_embeds, noisy), self.null_image_embed),
             self.learned_query.expand(len(noisy), 1, -1),
         ]
-        words = self._words(len(noisy), text, text_mask, keep_condition)
-        return self.transformer(torch.cat([words, *parts] if words is not None else parts, 1))[:, -1]
+        x = torch.cat(parts, 1)
+        if text is None:
+            return self.transformer(x, self.null_text_encodings)[:, -1]
+        return self.transformer(torch.cat((self._words(text, text_mask, keep_condition), x), 1))[:, -1]
 
     def _tokens(self, split: nn.Module, x: Tensor) -> Tensor:
         return split(x).unflatten(-1, (-1, self.config.dim))
 
-    def _words(self, batch: int, text: Tensor | None, mask: Tensor | None, keep: Tensor) -> Tensor | None:
+    def _words(self, text: Tensor, mask: Tensor | None, keep: Tensor) -> Tensor:
         if self.null_text_encodings is None:
-            if text is not None:
-                raise ValueError("this network has no places for word encodings (text_tokens is 0): leave text out")
-            return None
-        empty = self.null_text_encodings.expand(batch, -1, -1)
-        if text is None:
-            return empty
+            raise ValueError("this network has no places for word encodings (text_tokens is 0): leave text out")
         mask = (text != 0).any(-1) if mask is None else mask.bool()
         room = self.config.text_tokens - text.shape[1]
         text, mask = F.pad(text, (0, 0, 0, room)), F.pad(mask, (0, room))  # a negative room cuts off
-        return torch.where(mask[..., None] & keep, text, empty)
+        return torch.where(mask[..., None] & keep, text, self.null_text_encodings)
 
 
 def _split(dim: int, tokens: int) -> nn.Module:
