@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from xmodal.commands.cache import listing, remove, verify
+from xmodal.data.claims import Claims
 from xmodal.data.extraction import extract
 from xmodal.data.features import FeatureStore, Shard
 from xmodal.data.loading import Resident
+from xmodal.data.media import PairedMediaSet
 from xmodal.data.module import PairedMedia
 from xmodal.foundation.base import AudioEncoder, ImageEncoder
 from xmodal.frozen import Feature
@@ -252,6 +255,79 @@ def test_what_cannot_be_cached_is_said(tmp_path: Path, manifest: Path) -> None:
         extract(Match(Ear(), Eye()).frozen_features(), object(), trainer(tmp_path))
     with pytest.raises(ValueError, match="no cache folder: give --data.cache"):
         extract(Match(Ear(), Eye()).frozen_features(), media(manifest, None), trainer(tmp_path))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "fingerprints.json")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_group_is_read_and_computed_in_batches(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting, most, plain_get, plain_embed = 0, 0, PairedMediaSet.__getitem__, Eye.embed
+
+    def get(media: PairedMediaSet, index: int) -> dict[str, Any]:
+        nonlocal waiting, most
+        waiting += 1
+        most = max(most, waiting)
+        return plain_get(media, index)
+
+    def embed(eye: Eye, inputs: Tensor) -> Tensor:
+        nonlocal waiting
+        assert len(inputs) <= 2
+        waiting -= len(inputs)
+        return plain_embed(eye, inputs)
+
+    monkeypatch.setattr(PairedMediaSet, "__getitem__", get)
+    monkeypatch.setattr(Eye, "embed", embed)
+    colour = {"colour": Match(Ear(), Eye()).frozen_features()["colour"]}
+    extract(colour, media(manifest, tmp_path / "cache", batch_size=2), trainer(tmp_path), 100, ("train",))
+    (shard,) = (tmp_path / "cache").rglob("*.safetensors")
+    assert len(Shard(shard).clips) == 8
+    assert most <= 2 * 2  # one batch is read ahead
+    monkeypatch.undo()
+    store_all(manifest, tmp_path / "readers", num_workers=2, batch_size=2)
+    store_all(manifest, tmp_path / "whole", batch_size=100)
+    assert contents(tmp_path / "readers") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("ending", ["given up", "silent", "finished"])
+def test_what_another_has_claimed_is_waited_for(manifest: Path, tmp_path: Path, ending: str) -> None:
+    store_all(manifest, tmp_path / "whole")
+    store_all(manifest, tmp_path / "shared")
+    for path in (tmp_path / "shared").rglob("*.safetensors"):
+        path.unlink()
+    data, feature = media(manifest, tmp_path / "shared"), Match(Ear(), Eye()).frozen_features()["colour"]
+    store = data.store(feature)
+    assert store is not None
+    shards = (tmp_path / "whole" / store.root.name).glob("*.safetensors")
+    name = next(path.name for path in shards if len(Shard(path).clips) == 4)
+    other = Claims(store.root, [name])
+    assert other.take() == 0
+    (claim,) = store.root.glob(".*.claim")
+
+    def end() -> None:
+        if ending == "silent":
+            os.utime(claim, (0, 0))
+        else:
+            if ending == "finished":
+                (store.root / name).write_bytes((tmp_path / "whole" / store.root.name / name).read_bytes())
+            other.close()
+
+    timer = Timer(1.0, end)
+    timer.start()
+    report = store_all(manifest, tmp_path / "shared")
+    assert not timer.is_alive()
+    assert report[1].startswith("train: colour of 8 clips")
+    assert contents(tmp_path / "shared") == contents(tmp_path / "whole")
+    other.close()
+
+
+def test_a_limited_run_says_what_is_missing_and_gives_up_its_group(manifest: Path, tmp_path: Path) -> None:
+    colour = {"colour": Match(Ear(), Eye()).frozen_features()["colour"]}
+    (line,) = extract(colour, media(manifest, tmp_path), trainer(tmp_path, limit_predict_batches=3), 4, ("train",))
+    assert line.startswith("train: colour of 4 clips in ")  # two batches make a group of four
+    assert line.endswith(", 4 not yet computed")
+    assert not list(tmp_path.rglob(".*.claim"))
 
 
 KILL = """

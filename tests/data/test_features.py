@@ -8,14 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import Random
+from threading import Thread
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from xmodal.data.claims import CLAIM, STALE
 from xmodal.data.features import FeatureStore, Key, Shard, stores
 from xmodal.data.index import INDEX
 from xmodal.data.packed import Mappings, head
@@ -68,13 +71,24 @@ def test_a_shard_is_a_safetensors_file(tmp_path: Path) -> None:
     assert all((ours[name] == theirs[name]).all() for name in ours)
 
 
-def test_a_rerun_computes_nothing_and_two_ranks_share_the_work(tmp_path: Path) -> None:
+def test_a_rerun_computes_nothing_and_two_share_the_work(tmp_path: Path) -> None:
     whole = filled(tmp_path / "whole")
     assert whole.extract(CLIPS, compute, rows_per_shard=16) == 0
-    shared = FeatureStore(tmp_path / "shared", KEY)
-    counts = [shared.extract(CLIPS, compute, 16, rank, 2) for rank in (1, 0)]
-    assert counts == [3, 4]
-    assert contents(shared) == contents(whole)
+    shared = [FeatureStore(tmp_path / "shared", KEY) for _ in range(2)]
+    counts: list[int] = []
+
+    def slowly(positions: Sequence[int]) -> Computed:
+        time.sleep(0.01)
+        return compute(positions)
+
+    threads = [Thread(target=lambda store=store: counts.append(store.extract(CLIPS, slowly, 16))) for store in shared]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(counts) == 7
+    assert min(counts) > 0
+    assert contents(shared[0]) == contents(whole)
 
 
 def test_another_key_is_another_store(tmp_path: Path) -> None:
@@ -375,3 +389,60 @@ def test_killed_thirty_times_it_ends_with_the_same_bytes(tmp_path: Path) -> None
     assert kills >= 25
     subprocess.run([sys.executable, "-c", EXTRACT, str(broken)], check=True, env=environment)
     assert contents(FeatureStore(broken, KEY)) == contents(whole)
+
+
+JOIN = """
+import sys, time
+from pathlib import Path
+from tests.data.test_features import CLIPS, KEY, compute
+from xmodal.data.features import FeatureStore
+folder, gate, seconds = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+def slow(positions):
+    time.sleep(seconds)
+    return compute(positions)
+print("ready", flush=True)
+while not gate.exists():
+    time.sleep(0.005)
+print(FeatureStore(folder, KEY).extract(CLIPS, slow, rows_per_shard=2))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="locks and boot ids of Linux tell at once that a holder is dead")
+def test_eight_processes_three_killed_and_two_late_end_with_the_bytes_of_one(tmp_path: Path) -> None:
+    alone, shared = FeatureStore(tmp_path / "alone", KEY), FeatureStore(tmp_path / "shared", KEY)
+    alone.extract(CLIPS, compute, rows_per_shard=2)
+
+    def start(gate: str, seconds: float = 0.2) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", JOIN, str(tmp_path / "shared"), str(tmp_path / gate), str(seconds)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+    doomed = [start("first", 90) for _ in range(3)]  # they are killed in the midst of a group
+    others, late = [start("first") for _ in range(5)], [start("late") for _ in range(2)]
+    for process in (*doomed, *others, *late):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    (tmp_path / "first").touch()
+    began = time.monotonic()
+
+    def holders() -> dict[int, Path]:
+        found = {}
+        for path in shared.root.glob(f".*{CLAIM}"):
+            with suppress(FileNotFoundError):
+                words = path.read_text().split()
+                found |= {int(words[2]): path} if words else {}
+        return found
+
+    while not {process.pid for process in doomed} <= holders().keys() and time.monotonic() < began + 60:
+        time.sleep(0.005)
+    for process in doomed:
+        process.kill()
+        process.wait()
+    lost = [holders()[process.pid] for process in doomed]
+    (tmp_path / "late").touch()
+    counts = [int(process.communicate(timeout=60)[0]) for process in (*others, *late)]
+    assert time.monotonic() - began < STALE / 2  # nobody waited until the claims of the dead were old
+    assert sum(counts) == 50
+    assert min(counts[-2:]) > 0
+    assert not any(path.exists() for path in lost)
+    assert contents(shared) == contents(alone)

@@ -81,7 +81,7 @@ def listing(folder: Path) -> list[tuple[str, ...]]:
     """One row for each store below a folder: name, rows, unreadable clips, megabytes, model."""
     rows: list[tuple[str, ...]] = [("store", "rows", "unreadable", "MB", "model")]
     for store in stores(folder):
-        size = sum(path.stat().st_size for path in store.root.iterdir())
+        size = sum(path.stat().st_size for path in store.root.iterdir() if not path.name.startswith("."))  # others come and go
         rows.append((store.root.name, str(len(store)), str(len(store.failures())), f"{size / 1e6:.1f}", store.key.model))
     return rows
 

@@ -6,15 +6,17 @@ policy) is part of the key, so another setting is another folder and nothing sta
 A shard is one safetensors file with the rows of one *group* of clips. Groups follow the order of the manifest and the
 shard's name is the hash of its rows' names, so two writers of one group write the same bytes to the same name. A shard
 appears by renaming a whole file: a process killed at any byte leaves complete shards and a temporary file, nothing else.
-A rerun computes the groups that are not there and ends with the very files of an undisturbed run. Of many shards an index
-is kept beside them (`xmodal.data.index`); it is not part of what was extracted.
+A rerun computes the groups that are not there and ends with the very files of an undisturbed run. Groups are dealt to any
+number of processes by claims in the folder (`xmodal.data.claims`). Of many shards an index is kept beside them
+(`xmodal.data.index`); it is not part of what was extracted.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xmodal.data.claims import Claims, clear
 from xmodal.data.index import INDEX, Index
 from xmodal.data.packed import DTYPES, NAMES, SHARD, Shard, pack_shard
 from xmodal.files import clean_up, write_whole
@@ -91,10 +94,10 @@ class FeatureStore:
 
     # Writing
 
-    def missing(self, groups: Iterable[Sequence[str]]) -> Iterator[int]:
-        """Yield the numbers of the groups of clips whose shard is not there yet."""
-        present = {path.stem for path in self.root.glob(f"*{SHARD}")}
-        return (number for number, clips in enumerate(groups) if _shard_name(clips) not in present)
+    def claims(self, clips: Sequence[str], rows_per_shard: int, seen: Callable[[int], object] = lambda number: None) -> Claims:
+        """The groups of ``clips`` whose shard is not there yet, dealt to all who work on them; see :class:`Claims`."""
+        starts = range(0, len(clips), rows_per_shard)
+        return Claims(self.root, [f"{_shard_name(clips[start : start + rows_per_shard])}{SHARD}" for start in starts], seen=seen)
 
     def write(
         self,
@@ -122,8 +125,8 @@ class FeatureStore:
                 raise ValueError(
                     f"{name} has {len(array)} rows of {array.dtype}, but expected {len(clips)} of {', '.join(DTYPES)}"
                 )
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                bad = clips[int(np.argwhere(~np.isfinite(array.reshape(len(array), -1)).all(1))[0, 0])]
+            if not (finite := finite_rows(array)).all():
+                bad = clips[int(np.flatnonzero(~finite)[0])]
                 raise ValueError(f"the {name} of clip {bad!r} is not finite: cache it in float32, or leave the clip out")
         if not (self.root / KEY).is_file():
             write_whole(self.root / KEY, [self.key.text().encode()])
@@ -136,30 +139,26 @@ class FeatureStore:
         clips: Sequence[str],
         compute: Callable[[Sequence[int]], tuple[list[int], Mapping[str, np.ndarray], Mapping[int, str]]],
         rows_per_shard: int = 1024,
-        rank: int = 0,
-        world_size: int = 1,
-        progress: Callable[[int, int], None] | None = None,
     ) -> int:
-        """Compute and write what is missing of ``clips``; returns the number of shards written by this rank.
+        """Compute and write what is missing of ``clips``; returns the number of shards written by this process.
 
         ``compute`` gets positions in ``clips`` and returns those that succeeded, their arrays, and reasons for the
-        others. Group n belongs to rank n % world_size; ranks need not know of each other.
+        others. Any number of processes may do this at a time; each returns when all shards are there.
         """
         self.clean_up()
-        groups = [clips[start : start + rows_per_shard] for start in range(0, len(clips), rows_per_shard)]
-        # Dealt by number, not by turn: a rank that starts later sees other shards missing, but owns the same groups.
-        todo = [number for number in self.missing(groups) if number % world_size == rank]
-        for done, number in enumerate(todo):
-            start = number * rows_per_shard
-            kept, arrays, failed = compute(range(start, start + len(groups[number])))
-            self.write(groups[number], [clips[i] for i in kept], arrays, {clips[i]: reason for i, reason in failed.items()})
-            if progress is not None:
-                progress(done + 1, len(todo))
-        return len(todo)
+        written = 0
+        with self.claims(clips, rows_per_shard) as claims:
+            for number in claims:
+                group = range(number * rows_per_shard, min((number + 1) * rows_per_shard, len(clips)))
+                kept, arrays, failed = compute(group)
+                reasons = {clips[i]: reason for i, reason in failed.items()}
+                self.write([clips[i] for i in group], [clips[i] for i in kept], arrays, reasons)
+                written += 1
+        return written
 
     def clean_up(self) -> int:
-        """Remove what killed writers left unfinished, and nothing of those that live; returns the number of files."""
-        return clean_up(self.root)
+        """Remove what killed writers left, files and claims, and nothing of those that live; returns the number of files."""
+        return clean_up(self.root) + clear(self.root)
 
     # Reading
 
@@ -227,6 +226,15 @@ class Rows:
             for name, array in out.items():
                 array[part] = source[name][row[part]]
         return out
+
+
+def finite_rows(array: np.ndarray) -> np.ndarray:
+    """Whether all numbers of a row are finite, (rows,) bool."""
+    rows = array.reshape(len(array), math.prod(array.shape[1:]))
+    if array.dtype == np.float16:  # numpy would make float32 of each number: forty times as long
+        exponent = np.uint16(0x7C00)
+        return ((rows.view(np.uint16) & exponent) != exponent).all(1)
+    return np.isfinite(rows).all(1)
 
 
 def remembered(folder: Path, part: Later) -> str:
