@@ -101,11 +101,11 @@ def peak(compute: Callable[[], object]) -> int:
 
 
 class Setting(NamedTuple):
-    """How to make results within a budget, and the bytes that it needs."""
+    """How to make results within a budget, and the bytes that it needs; ``offload`` is "", "model" or "sequential"."""
 
     dtype: str
     batch_size: int
-    offload: bool
+    offload: str
     slicing: bool
     bytes: int
 
@@ -115,29 +115,34 @@ class Setting(NamedTuple):
         return getattr(torch, self.dtype)  # type: ignore[no-any-return]
 
     def __str__(self) -> str:
-        words = [self.dtype, f"{self.batch_size} at once", *["VAE slicing"] * self.slicing, *["model offload"] * self.offload]
+        words = [self.dtype, f"{self.batch_size} at once", *["VAE slicing"] * self.slicing]
+        words += [f"{self.offload} offload"] * bool(self.offload)
         return f"{', '.join(words)}: {self.bytes / 1e9:.2f} GB"
 
 
 def settings(
-    parts: Mapping[str, int], worker: str, work: Callable[[int, bool], int], largest_batch: int, dtypes: Sequence[str]
+    weigh: Callable[[torch.dtype, bool], Mapping[str, int]],
+    worker: str,
+    work: Callable[[int, bool], int],
+    largest_batch: int,
+    dtypes: Sequence[str],
 ) -> Iterator[Setting]:
     """Yield settings from the quickest to the most frugal, with what each needs.
 
-    ``parts`` are the bytes of each part's weights in float32; ``work(batch, slicing)`` those of what the part ``worker``
-    makes besides. Half precision halves both. With slicing the VAE decodes one result at a time; offloading keeps on the
-    device only the part that works.
+    ``weigh(dtype, by_layers)`` gives the bytes of each part's weights that are on the device at once, ``work(batch, slicing)``
+    those that the part ``worker`` makes besides, in float32. With slicing the VAE decodes one result at a time; model offload
+    keeps on the device only the part that works, sequential offload only the layer.
     """
     batches = [size for size in (32, 16, 8, 4, 2, 1) if size <= largest_batch]
-    for offload in (False, True):
+    for offload in ("", "model", "sequential"):
         for dtype in dtypes:
-            share = getattr(torch, dtype).itemsize / 4
+            kind: torch.dtype = getattr(torch, dtype)
+            parts = weigh(kind, offload == "sequential")
             for batch in batches:
                 for slicing in (False, True) if batch > 1 else (False,):
-                    made = work(batch, slicing)
+                    made = work(batch, slicing) * kind.itemsize // 4
                     alone = max(size + made * (name == worker) for name, size in parts.items())
-                    most = alone if offload else sum(parts.values()) + made
-                    yield Setting(dtype, batch, offload, slicing, round(share * most))
+                    yield Setting(dtype, batch, offload, slicing, alone if offload else sum(parts.values()) + made)
 
 
 def choose(budget: int, found: Iterable[Setting]) -> Setting:
