@@ -45,6 +45,7 @@ ALLOWED: dict[str, set[str]] = {
         "evaluation",
         "miniature",
         "foundation.memory",
+        "frozen",
         "verification",
         "demo",
     },

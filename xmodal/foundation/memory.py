@@ -6,9 +6,11 @@ Attention is taken to be computed in pieces, as accelerators do. What an allocat
 
 from __future__ import annotations
 
+import gc
 import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -18,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+AUTOCAST = torch.autocast
 UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -57,6 +60,11 @@ def _in_pieces(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) ->
     return _Attention.apply(query, key, value)
 
 
+def _autocast(device_type: str, *options: Any, **named: Any) -> Any:
+    """As torch's own, which the meta device has not."""
+    return nullcontext() if device_type == "meta" else AUTOCAST(device_type, *options, **named)
+
+
 class _Living(TorchDispatchMode):
     """Adds up the storages that live, and remembers the most."""
 
@@ -68,13 +76,20 @@ class _Living(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for value in tree_leaves((args, kwargs)):
-            if isinstance(value, Tensor) and value.untyped_storage()._cdata not in self.known:
-                self.foreign.add(value.untyped_storage()._cdata)  # it was there before; views of it take nothing
+            if isinstance(value, Tensor):
+                self._know(value.untyped_storage())
         made = func(*args, **(kwargs or {}))
         for value in tree_leaves(made):
             if isinstance(value, Tensor) and value.device.type == "meta":
                 self._add(value.untyped_storage())
         return made
+
+    def _know(self, storage: Any) -> None:
+        """Note what was there before; views of it take nothing."""
+        name = storage._cdata
+        if name not in self.known and name not in self.foreign:
+            self.foreign.add(name)
+            weakref.finalize(storage, self.foreign.discard, name)  # its address may be another's by then
 
     def _add(self, storage: Any) -> None:
         name, size = storage._cdata, storage.nbytes()
@@ -95,7 +110,9 @@ def peak(compute: Callable[[], object]) -> int:
 
     It works with parts and inputs on the meta device; what was there before, such as weights, is not counted.
     """
-    with _Living() as living, patch.object(F, "scaled_dot_product_attention", _in_pieces), torch.device("meta"):
+    gc.collect()
+    pieces, whole = patch.object(F, "scaled_dot_product_attention", _in_pieces), patch.object(torch, "autocast", _autocast)
+    with _Living() as living, pieces, whole, torch.device("meta"):
         compute()
     return living.most
 
