@@ -4,7 +4,8 @@
 
 Stable Diffusion 1.4 and BEATs iter3+ at full size, BEATs in float32. "train" is one AudioToken step, batch 1, 512 x 320
 pixels: the pseudo-word's gradient goes back through UNet and text encoder; sounds and latents come before, without a graph.
-"generate" is one picture, 512 x 512, with guidance. Bytes of tensors alone: an allocator and CUDA itself take more.
+"generate" is one picture, 512 x 512, with guidance. int8 and nf4 are the frozen weights' (`xmodal.registry.quantized`), computed
+with in bfloat16, the VAE left whole. Bytes of tensors alone: an allocator and CUDA itself take more.
 """
 
 from __future__ import annotations
@@ -16,25 +17,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xmodal.foundation import beats, stable_diffusion
 from xmodal.foundation.memory import peak, weights
+from xmodal.foundation.stable_diffusion import StableDiffusion
+from xmodal.frozen import Frozen
 from xmodal.registry.checkpoint import unfilled
+from xmodal.registry.offloading import resident
+from xmodal.registry.quantized import quantize
 
 GB = 10**9
 BUDGETS = {"train": 12 * GB, "generate": 8 * GB}
 
 
-def train(parts: nn.ModuleDict, latents: Tensor, dtype: torch.dtype) -> None:
+def train(parts: Any, latents: Tensor, dtype: torch.dtype) -> None:
     """The part of a step that has a graph: a pseudo-word through text encoder and UNet, and back."""
-    text: Any = parts["text_encoder"]
+    text: Any = parts.text_encoder
     table = text.get_input_embeddings()
     word = torch.zeros(1, 1, table.weight.shape[1], dtype=dtype, requires_grad=True)
     handle = table.register_forward_hook(lambda module, args, output: output + word)
     states = text(torch.zeros(1, 77, dtype=torch.long)).last_hidden_state
     handle.remove()
-    parts["unet"](latents, 1, states).sample.float().square().mean().backward()
+    parts.unet(latents, 1, states).sample.float().square().mean().backward()
 
 
 def paint(parts: Any, dtype: torch.dtype) -> int:
@@ -44,15 +49,35 @@ def paint(parts: Any, dtype: torch.dtype) -> int:
         return max(peak(lambda: parts.unet(pair, 1, text)), peak(lambda: parts.vae.decode(pair[:1])))
 
 
+class Painter(Frozen):
+    """Stable Diffusion's networks by its own names, without weights."""
+
+    exact, streamed = StableDiffusion.exact, StableDiffusion.streamed
+
+    def __init__(self) -> None:
+        super().__init__()
+        with unfilled():
+            parts: Any = stable_diffusion.build("sd-1.4")
+            self.unet, self.text_encoder, self.vae = parts["unet"], parts["text_encoder"], parts["vae"]
+
+
+class Ear(Frozen):
+    """BEATs, without weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with unfilled():
+            self.model = beats.build("iter3-plus-as2m")
+
+
 def rows() -> Iterator[tuple[str, str, int, int]]:
     """What, how, bytes of weights, bytes besides."""
-    with unfilled():
-        parts: Any = stable_diffusion.build("sd-1.4").eval().requires_grad_(False)
-        ear = beats.build("iter3-plus-as2m").eval().requires_grad_(False)
-    heard = weights(ear)
-    for dtype in (torch.float32, torch.bfloat16):
+    for kind, dtype in ((None, torch.float32), (None, torch.bfloat16), ("int8", torch.bfloat16), ("nf4", torch.bfloat16)):
+        parts, ear = Painter(), Ear()
+        for part in (parts, ear):
+            quantize(part, kind) if kind else None
         parts.to(dtype)
-        name, painted = str(dtype).removeprefix("torch."), weights(parts)
+        name, painted, heard = kind or str(dtype).removeprefix("torch."), weights(parts), weights(ear)
         latents = torch.zeros(1, 4, 40, 64, dtype=dtype, device="meta")
         yield "train", name, painted + heard, peak(partial(train, parts, latents, dtype))
         parts.unet.train()  # checkpointing acts in training mode alone
@@ -62,6 +87,7 @@ def rows() -> Iterator[tuple[str, str, int, int]]:
         work = paint(parts.eval(), dtype)
         yield "generate", name, painted + heard, work
         yield "generate", f"{name}, model offload", max(painted, heard), work
+        yield "generate", f"{name}, sequential offload", max(resident(parts, dtype, by_layers=True), heard), work
 
 
 def main() -> None:

@@ -20,9 +20,9 @@ ALLOWED: dict[str, set[str]] = {
     "foundation": {"foundation", "frozen", "diffusion", "registry.cards", "registry.checkpoint"},
     "data": {"data", "files", "frozen"},
     "metrics": {"metrics", "files", "foundation.base"},
-    "pipelines": {"registry", "data"},
+    "pipelines": {"registry", "data", "frozen"},
     "task": {"frozen", "pipelines", "registry"},
-    "adapter_task": {"task", "pipelines", "registry", "files", "foundation.base"},
+    "adapter_task": {"task", "frozen", "pipelines", "registry", "files", "foundation.base"},
     **{
         name: {name, "adapter_task", "pipelines", "frozen", "files", "diffusion", "data", "metrics"}
         | {"foundation.base", "foundation.lora", "foundation.mel", "registry.checkpoint", "registry.lazy"}
@@ -45,6 +45,7 @@ ALLOWED: dict[str, set[str]] = {
         "evaluation",
         "miniature",
         "foundation.memory",
+        "frozen",
         "verification",
         "demo",
     },

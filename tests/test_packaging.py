@@ -69,6 +69,7 @@ EXTRAS = {
     "completion": ("shtab", "xmodal/commands/completion.py"),
     "demo": ("gradio", "xmodal/demo/page.py"),
     "tensorboard": ("tensorboard", "xmodal/commands/lightning.py"),
+    "quantize": ("bitsandbytes", "xmodal/registry/quantized.py"),
     "docs": ("mkdocs", "docs/hooks.py"),
     "dev": ("pytest", "tests/test_packaging.py"),
 }

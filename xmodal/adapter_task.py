@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 from zlib import crc32
 
 import torch
@@ -14,7 +14,9 @@ from torch import nn
 
 from xmodal.files import visit
 from xmodal.foundation.base import Adapter
+from xmodal.frozen import Frozen
 from xmodal.pipelines import Output, join
+from xmodal.registry import quantized
 from xmodal.registry.adapters import find
 from xmodal.registry.checkpoint import load_into
 from xmodal.registry.describe import check_rebuilt
@@ -35,6 +37,8 @@ class AdapterTask(Averaged, Shared):
         ema_decay: see :class:`xmodal.task.Averaged`.
         weights: a published adapter to start from: any name of `xmodal.registry.adapters.find`.
         predictions: folder that ``xmodal predict`` writes its results to; default ``predictions`` in the run's folder.
+        quantize: ``int8`` or ``nf4``: the frozen parts' weights in fewer bits (`xmodal.registry.quantized`); gradients pass
+            through. It saves memory while a task is used and is no property of the adapter: who loads that gets whole weights.
         **task: optimizer and lr_scheduler factories, see :class:`xmodal.task.Task`.
     """
 
@@ -45,10 +49,12 @@ class AdapterTask(Averaged, Shared):
         ema_decay: float = 0.0,
         weights: str | None = None,
         predictions: Path | None = None,
+        quantize: Literal["int8", "nf4"] | None = None,
         **task: Any,
     ) -> None:
         super().__init__(ema_decay=ema_decay, **task)
-        self.average = None
+        quantized.check(quantize)
+        self.average, self.quantize = None, quantize
         self.weights, self.predictions = weights, Path(PREDICTIONS if predictions is None else predictions)
 
     @property
@@ -61,7 +67,10 @@ class AdapterTask(Averaged, Shared):
         return join(factory, in_dim, out_dim)
 
     def adopt(self, adapter: Any) -> None:
-        """Take an adapter, begin its average, and start from ``weights`` where they are given."""
+        """Take an adapter, begin its average, and start from ``weights`` where they are given; quantize the frozen parts."""
+        for part in self.children():
+            if self.quantize is not None and isinstance(part, Frozen):
+                quantized.quantize(part, self.quantize)
         self.adapter = adapter
         self.start_average()
         if self.weights is not None:

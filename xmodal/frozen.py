@@ -72,7 +72,14 @@ class Frozen(Recorded, nn.Module):
 
     Its construction leaves the CPU's random state as it was: a different encoder must not change the adapter's
     initial weights under one seed, or an ablation would compare two things at once.
+
+    ``quantized`` says to what `xmodal.registry.quantized` has made its weights; ``exact`` names the submodules that it leaves
+    alone ("": all). ``streamed`` names networks whose layers can be fetched one at a time (`xmodal.registry.offloading`).
     """
+
+    quantized: str | None = None
+    exact: ClassVar[tuple[str, ...]] = ()
+    streamed: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if "__init__" in vars(cls):

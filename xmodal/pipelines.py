@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
@@ -18,11 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.data.values import finite
+from xmodal.frozen import Frozen
 from xmodal.registry.adapters import Found, find
 from xmodal.registry.build import Builder, kind_of
 from xmodal.registry.checkpoint import load_into
 from xmodal.registry.describe import options_of
 from xmodal.registry.hub import Shared
+from xmodal.registry.offloading import on_device
 from xmodal.registry.publishing import publish
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -80,6 +82,7 @@ class Pipeline(Shared, ABC):
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
         self._offload: torch.device | None = None
+        self._by_layers = False
         self._bar: dict[str, Any] = {"disable": None, "leave": False}
 
     # ---- building
@@ -157,26 +160,38 @@ class Pipeline(Shared, ABC):
             part.to(device=device, dtype=None if name == self.ADAPTER else dtype)
         return self
 
+    def quantize(self, kind: str, device: str | torch.device | None = None) -> Self:
+        """Keep the frozen parts' weights in fewer bits, ``int8`` or ``nf4``: see `xmodal.registry.quantized`, also for errors.
+
+        Parts that are built later, such as what ranks candidates, are not quantized.
+        """
+        from xmodal.registry.quantized import quantize
+
+        for part in self.components.values():
+            if isinstance(part, Frozen):
+                quantize(part, kind, device)
+        return self
+
     def enable_model_cpu_offload(self, device: str | torch.device = "cuda") -> Self:
         """Keep all parts on the CPU and move each to ``device`` for its own work only: the memory of the largest one."""
         self.to("cpu")
-        self._offload = torch.device(device)
+        self._offload, self._by_layers = torch.device(device), False
+        return self
+
+    def enable_sequential_cpu_offload(self, device: str | torch.device = "cuda") -> Self:
+        """As model offload, and the layers of the generator's networks go to ``device`` one at a time: the least memory, slow."""
+        self.enable_model_cpu_offload(device)
+        self._by_layers = True
         return self
 
     @contextmanager
     def using(self, *parts: nn.Module | None) -> Iterator[None]:
         """While open, these parts are on the device: all the time without offloading."""
-        if self._offload is None:
+        with ExitStack() as stack:
+            if self._offload is not None:
+                for part in dict.fromkeys(each for each in parts if each is not None):
+                    stack.enter_context(on_device(part, self._offload, self._by_layers))
             yield
-            return
-        chosen = [part for part in parts if part is not None]
-        for part in chosen:
-            part.to(self._offload)
-        try:
-            yield
-        finally:
-            for part in chosen:
-                part.to("cpu")
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

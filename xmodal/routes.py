@@ -31,6 +31,7 @@ def pipeline(
     revision: str | None = None,
     token: str | None = None,
     local_files_only: bool | None = None,
+    quantize: str | None = None,
     **parts: Any,
 ) -> Any:
     """Load a trained adapter with its frozen models and return the callable of its task.
@@ -41,6 +42,7 @@ def pipeline(
         device, dtype: as of ``pipe.to``.
         trust: import classes that the recipe names and that are neither xmodal's nor an installed plugin's.
         revision, token, local_files_only: of an adapter on the hub.
+        quantize: ``int8`` or ``nf4``, see `Pipeline.quantize`.
         **parts: constructor arguments that replace those of the stored recipe.
 
     Raises ValueError for a name that is none of these, with the nearest built-in ones, and for a recipe that cannot be built.
@@ -56,6 +58,8 @@ def pipeline(
             from xmodal.adapter_task import AdapterTask
 
             made = AdapterTask.from_folder(found.place, trust, **parts).pipeline()
+        if quantize is not None:
+            made.quantize(quantize, device)
         return made if device is None and dtype is None else made.to(device, dtype)
 
 

@@ -74,20 +74,23 @@ def test_no_sizes(text: str) -> None:
 
 
 def test_the_quickest_setting_that_fits_is_chosen() -> None:
-    parts = {"generator": 4000, "encoder": 400, "adapter": 40}
+    def weigh(dtype: torch.dtype, by_layers: bool) -> dict[str, int]:
+        return {"generator": (100 if by_layers else 1000) * dtype.itemsize, "encoder": 100 * dtype.itemsize, "adapter": 40}
 
     def chosen(budget: int) -> memory.Setting:
         work = memory.settings(
-            parts, "generator", lambda batch, slicing: 100 * (1 if slicing else batch), 8, ["float32", "bfloat16"]
+            weigh, "generator", lambda batch, slicing: 100 * (1 if slicing else batch), 8, ["float32", "bfloat16"]
         )
         return memory.choose(budget, work)
 
-    assert chosen(5240) == memory.Setting("float32", 8, False, False, 5240)
-    assert chosen(5239) == memory.Setting("float32", 8, False, True, 4540)
+    assert chosen(5240) == memory.Setting("float32", 8, "", False, 5240)
+    assert chosen(5239) == memory.Setting("float32", 8, "", True, 4540)
     assert chosen(4400).dtype == "bfloat16"
-    assert chosen(2200) == memory.Setting("bfloat16", 8, True, True, 2050)
-    with pytest.raises(ValueError, match="are not enough: the least is bfloat16, 8 at once, VAE slicing, model offload"):
-        chosen(2000)
+    assert chosen(2200) == memory.Setting("bfloat16", 8, "model", True, 2050)
+    assert chosen(2000) == memory.Setting("float32", 8, "sequential", False, 1200)
+    assert chosen(250) == memory.Setting("bfloat16", 8, "sequential", True, 250)
+    with pytest.raises(ValueError, match="are not enough: the least is bfloat16, 8 at once, VAE slicing, sequential offload"):
+        chosen(249)
 
 
 def test_a_painter_says_what_it_needs() -> None:

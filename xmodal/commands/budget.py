@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterable
 from inspect import signature
 from typing import Any
+
+from xmodal.commands.terminal import positive
+
+
+def budget_options(parser: ArgumentParser, at_once: int) -> None:
+    """What a generation may take."""
+    fewer = f"results made at once (default: {at_once}; fewer where the device's memory ends)"
+    parser.add_argument("--batch-size", type=positive, default=at_once, metavar="N", help=fewer)
+    budget = "of the device: precision, batch and offloading are chosen to fit, and said (pictures of Stable Diffusion)"
+    parser.add_argument("--memory", metavar="8GB", help=budget)
+    fewer = "frozen weights in 8 or 4 bits (pip install 'xmodal[quantize]')"
+    parser.add_argument("--quantize", choices=["int8", "nf4"], help=fewer)
 
 
 def size_of(memory: str | None, together: bool) -> int:
@@ -28,32 +41,43 @@ def check_options(pipe: Any, name: str, options: Iterable[str]) -> None:
 def fit_into(budget: int, pipe: Any, name: str, device: str, batch_size: int, say: Callable[[str], None] | None) -> int:
     """Put a pipeline on the device in the quickest setting that ``budget`` bytes hold; returns the batch size.
 
-    Raises ValueError for a painter that cannot tell what it needs, and as `choose`.
+    A budget of 0 is none, and the pipeline stays where it is. Raises ValueError for a generator that cannot tell what it needs,
+    and as `choose`.
     """
+    if not budget:
+        return batch_size
     import torch
 
-    from xmodal.foundation.memory import choose, settings, weights
+    from xmodal.foundation.memory import choose, settings
+    from xmodal.registry.offloading import resident
+    from xmodal.registry.quantized import largest
 
     generator: Any = getattr(pipe, "generator", None)
     if not hasattr(generator, "activations"):
         raise ValueError(f"--memory cannot tell what {name} needs, only what Stable Diffusion does: leave it out")
-    parts = {key: weights(part, torch.float32) for key, part in pipe.components.items()}
+    restored = 4 * largest(generator)
     needed = {name: [generator.activations(name, batch) for batch in (1, 2)] for name in ("unet", "vae")}
+
+    def weigh(dtype: torch.dtype, by_layers: bool) -> dict[str, int]:
+        own = {key: torch.float32 if key == pipe.ADAPTER else dtype for key in pipe.components}
+        return {key: resident(part, own[key], by_layers) for key, part in pipe.components.items()}
 
     def work(batch: int, slicing: bool) -> int:
         # Each result more takes what the second took.
         rows = {"unet": batch, "vae": 1 if slicing else batch}
-        return max(one + (two - one) * (rows[name] - 1) for name, (one, two) in needed.items())
+        return restored + max(one + (two - one) * (rows[name] - 1) for name, (one, two) in needed.items())
 
     dtypes = ["float32", "float16" if device.startswith("cuda") else "bfloat16"]
-    chosen = choose(budget, settings(parts, "generator", work, batch_size, dtypes))
+    chosen = choose(budget, settings(weigh, "generator", work, batch_size, dtypes))
     pipe.to(dtype=chosen.torch_dtype)
     if chosen.slicing:
         generator.enable_vae_slicing()
     if chosen.offload:
-        pipe.enable_model_cpu_offload(device)
+        offload = pipe.enable_model_cpu_offload if chosen.offload == "model" else pipe.enable_sequential_cpu_offload
+        offload(device)
     else:
         pipe.to(device)
     if say is not None:
-        say(f"xmodal: {name} within {budget / 1e9:.3g} GB by {chosen}")
+        kept = f" ({generator.quantized})" if generator.quantized else ""
+        say(f"xmodal: {name}{kept} within {budget / 1e9:.3g} GB by {chosen}")
     return chosen.batch_size

@@ -24,7 +24,9 @@ PACKAGES = (
     "torch", "torchvision", "torchaudio", "lightning", "jsonargparse", "omegaconf", "diffusers", "transformers",
     "open_clip_torch", "soundfile", "av", "torchmetrics", "safetensors", "huggingface_hub", "pillow", "numpy", "tqdm",
 )  # fmt: skip
-OPTIONAL = {"torchcodec": "codec", "tensorboard": "tensorboard", "shtab": "completion", "laion-clap": "clap"}
+OPTIONAL = {
+    "torchcodec": "codec", "tensorboard": "tensorboard", "shtab": "completion", "laion-clap": "clap", "bitsandbytes": "quantize",
+}  # fmt: skip
 HEADER_LIMIT = 100_000_000  # bytes that the format allows for the list of tensors
 
 

@@ -22,6 +22,7 @@ OPTIONS = {
     "--trainer.precision P": "32-true, bf16-mixed, 16-mixed",
     "--ckpt_path WHERE": "last (of this very run), the folder of a run, or a file",
     "--model.PART CLASS": "another class for a part: --model.adapter my_module.MyAdapter",
+    "--memory 12GB": "of the device: batch, checkpointing, precision and bits of frozen weights are chosen to fit",
     "--vars.NAME VALUE": "a value that the recipe names: --vars.lr 1e-4",
     "--seed_everything N": "of weights, order and noise",
     "--print_config": "what all this makes together, and stop",

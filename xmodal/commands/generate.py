@@ -10,7 +10,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from xmodal.commands.budget import check_options, fit_into, size_of
+from xmodal.commands.budget import budget_options, check_options, fit_into, size_of
 from xmodal.commands.chaining import adapters, chain, closes, scores, steps, write_scores
 from xmodal.commands.combining import TOGETHER, Together, combine, together, weights
 from xmodal.commands.combining import check as check_together
@@ -41,10 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--guidance", type=finite, metavar="G", help="classifier-free guidance (default: the adapter's own)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0; each result has its own stream of random numbers")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
-    fewer = f"results made at once (default: {AT_ONCE}; fewer where the device's memory ends)"
-    parser.add_argument("--batch-size", type=positive, default=AT_ONCE, metavar="N", help=fewer)
-    budget = "of the device: precision, batch and offloading are chosen to fit, and said (pictures of Stable Diffusion)"
-    parser.add_argument("--memory", metavar="8GB", help=budget)
+    budget_options(parser, AT_ONCE)
     cycle = "of a chain that ends where it began: how near each result is to its input, by the miniature's judges"
     parser.add_argument("--score", action="store_true", help=cycle)
     parser.add_argument("--resume", action="store_true", help="pass over results that are there already")
@@ -106,6 +103,7 @@ def generate(
     spectrogram: bool = False,
     trust: bool = False,
     memory: str | None = None,
+    quantize: str | None = None,
     how: Together | None = None,
     failed: Failed | None = None,
     say: Callable[[str], None] | None = None,
@@ -125,6 +123,7 @@ def generate(
         spectrogram: a picture of each sound beside it, STEM.spectrogram.png.
         trust: import classes that an adapter's recipe names and that are neither xmodal's nor an installed plugin's.
         memory: of the device, such as ``8GB``; precision, batch size and offloading are chosen to fit into it.
+        quantize: ``int8`` or ``nf4``, see `xmodal.pipeline`.
         how: inputs that belong together, or long recordings; see `xmodal.commands.combining`.
         failed: hears of an input that cannot be read, and the others go on; by default its error is raised.
         say: hears what is passed over in folders.
@@ -153,16 +152,15 @@ def generate(
     call = {**options, "num_inference_steps": steps, "guidance_scale": guidance}
     if how is not None:
         call["batch_size"] = batch_size
-        yield from _combined(how, asked, names[asked[0]], trust, device, folder, num, seed, call)
+        yield from _combined(how, asked, names[asked[0]], trust, device, quantize, folder, num, seed, call)
         return
     for name in dict.fromkeys(names.values()):
-        pipe = pipeline(name, trust=trust, device="cpu" if budget else device_named(device))
+        pipe = pipeline(name, trust=trust, device="cpu" if budget else device_named(device), quantize=quantize)
         check_options(pipe, name, options)
-        size = fit_into(budget, pipe, name, device_named(device), batch_size, say) if budget else batch_size
+        size = fit_into(budget, pipe, name, device_named(device), batch_size, say)
         at_once = max(1, size // num)
-        mine = [each for each in asked if names[each] == name]
-        if resume:
-            mine = [each for group in _groups(mine, at_once) if not all(_done(targets[one]) for one in group) for each in group]
+        groups = _groups([each for each in asked if names[each] == name], at_once)
+        mine = [each for group in groups if not (resume and all(_done(targets[one]) for one in group)) for each in group]
         own = {"batch_size": size} if "batch_size" in signature(type(pipe).__call__).parameters else {}
         for each, made in _made(partial(make, pipe, num, seed), mine, at_once, call | own, failed):
             if resume and _done(targets[each]):
@@ -223,6 +221,7 @@ def _combined(
     name: str,
     trust: bool,
     device: str,
+    quantize: str | None,
     folder: Path,
     num: int,
     seed: int,
@@ -230,7 +229,8 @@ def _combined(
 ) -> Iterator[Path]:
     """Inputs that belong together, by the adapter of this name."""
     check_together(how, asked, kind_of(find(name).class_path, name, trust))
-    yield from combine(pipeline(name, trust=trust, device=device_named(device)), how, asked, folder, num, seed, call)
+    pipe = pipeline(name, trust=trust, device=device_named(device), quantize=quantize)
+    yield from combine(pipe, how, asked, folder, num, seed, call)
 
 
 def adapters_for(inputs: Sequence[str | Path], to: str, adapter: str | None = None, trust: bool = False) -> list[str]:

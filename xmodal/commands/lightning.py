@@ -56,8 +56,9 @@ class CLI(LightningCLI):
     began = 0.0
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Declare the one free-form section of a recipe."""
+        """Declare the one free-form section of a recipe, and the memory that a training may take."""
         parser.add_argument("--vars", type=dict, default={}, help="Values that a recipe refers to as ${vars.NAME}.")
+        parser.add_argument("--memory", type=str | None, default=None, help="Of the device to train on: 12GB.")
 
     def before_instantiate_classes(self) -> None:
         """Give the run its own folder, and find its last checkpoint."""
@@ -87,7 +88,9 @@ class CLI(LightningCLI):
         """The configuration as plain data."""
         parser = self._parser(self.subcommand)
         found = parser.dump(self.config[self.subcommand] if self.subcommand else self.config, skip_none=False)
-        return yaml.safe_load(found) or {}
+        content = yaml.safe_load(found) or {}
+        content.pop("memory", None)  # how something is trained, not what
+        return content
 
     def after_instantiate_classes(self) -> None:
         """Store the resolved ``model:`` section as text, which travels in every checkpoint; results go into the run's folder."""
@@ -119,7 +122,11 @@ class CLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        """Store features where that pays, and take the time."""
+        """Fit into the memory, store features where that pays, and take the time."""
+        if (memory := self._get(self.config_init, "memory")) is not None:
+            from xmodal.commands import training_budget
+
+            training_budget.say(training_budget.fit_into(memory, self.model, self.datamodule, self.trainer))
         options = self._get(self.config_init, "trainer")
         cache_where_it_pays(self.datamodule, self.model, self.trainer, options, _AskedToStop(self.asked))
         self.began = time.perf_counter()

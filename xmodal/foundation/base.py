@@ -341,6 +341,7 @@ class Synchronizer(Frozen):
 class Vocoder(Frozen):
     """Waveforms from log-mel spectrograms; ``mel`` says of which kind (rate, bands, hop, window, range, scale)."""
 
+    exact = ("",)  # small, and its errors are heard
     mel: Any
     sample_rate: int
 
@@ -355,6 +356,7 @@ class MelAutoencoder(Frozen):
     A latent stands for ``factor`` bands and frames, m = n_mels / factor and l = L / factor, and has ``latent_channels``, C.
     """
 
+    exact = ("",)
     mel: Any
     factor: int
     latent_channels: int

@@ -6,9 +6,11 @@ Attention is taken to be computed in pieces, as accelerators do. What an allocat
 
 from __future__ import annotations
 
+import gc
 import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -18,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+AUTOCAST = torch.autocast
 UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -57,6 +60,11 @@ def _in_pieces(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) ->
     return _Attention.apply(query, key, value)
 
 
+def _autocast(device_type: str, *options: Any, **named: Any) -> Any:
+    """As torch's own, which the meta device has not."""
+    return nullcontext() if device_type == "meta" else AUTOCAST(device_type, *options, **named)
+
+
 class _Living(TorchDispatchMode):
     """Adds up the storages that live, and remembers the most."""
 
@@ -68,13 +76,20 @@ class _Living(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for value in tree_leaves((args, kwargs)):
-            if isinstance(value, Tensor) and value.untyped_storage()._cdata not in self.known:
-                self.foreign.add(value.untyped_storage()._cdata)  # it was there before; views of it take nothing
+            if isinstance(value, Tensor):
+                self._know(value.untyped_storage())
         made = func(*args, **(kwargs or {}))
         for value in tree_leaves(made):
             if isinstance(value, Tensor) and value.device.type == "meta":
                 self._add(value.untyped_storage())
         return made
+
+    def _know(self, storage: Any) -> None:
+        """Note what was there before; views of it take nothing."""
+        name = storage._cdata
+        if name not in self.known and name not in self.foreign:
+            self.foreign.add(name)
+            weakref.finalize(storage, self.foreign.discard, name)  # its address may be another's by then
 
     def _add(self, storage: Any) -> None:
         name, size = storage._cdata, storage.nbytes()
@@ -95,17 +110,19 @@ def peak(compute: Callable[[], object]) -> int:
 
     It works with parts and inputs on the meta device; what was there before, such as weights, is not counted.
     """
-    with _Living() as living, patch.object(F, "scaled_dot_product_attention", _in_pieces), torch.device("meta"):
+    gc.collect()
+    pieces, whole = patch.object(F, "scaled_dot_product_attention", _in_pieces), patch.object(torch, "autocast", _autocast)
+    with _Living() as living, pieces, whole, torch.device("meta"):
         compute()
     return living.most
 
 
 class Setting(NamedTuple):
-    """How to make results within a budget, and the bytes that it needs."""
+    """How to make results within a budget, and the bytes that it needs; ``offload`` is "", "model" or "sequential"."""
 
     dtype: str
     batch_size: int
-    offload: bool
+    offload: str
     slicing: bool
     bytes: int
 
@@ -115,29 +132,34 @@ class Setting(NamedTuple):
         return getattr(torch, self.dtype)  # type: ignore[no-any-return]
 
     def __str__(self) -> str:
-        words = [self.dtype, f"{self.batch_size} at once", *["VAE slicing"] * self.slicing, *["model offload"] * self.offload]
+        words = [self.dtype, f"{self.batch_size} at once", *["VAE slicing"] * self.slicing]
+        words += [f"{self.offload} offload"] * bool(self.offload)
         return f"{', '.join(words)}: {self.bytes / 1e9:.2f} GB"
 
 
 def settings(
-    parts: Mapping[str, int], worker: str, work: Callable[[int, bool], int], largest_batch: int, dtypes: Sequence[str]
+    weigh: Callable[[torch.dtype, bool], Mapping[str, int]],
+    worker: str,
+    work: Callable[[int, bool], int],
+    largest_batch: int,
+    dtypes: Sequence[str],
 ) -> Iterator[Setting]:
     """Yield settings from the quickest to the most frugal, with what each needs.
 
-    ``parts`` are the bytes of each part's weights in float32; ``work(batch, slicing)`` those of what the part ``worker``
-    makes besides. Half precision halves both. With slicing the VAE decodes one result at a time; offloading keeps on the
-    device only the part that works.
+    ``weigh(dtype, by_layers)`` gives the bytes of each part's weights that are on the device at once, ``work(batch, slicing)``
+    those that the part ``worker`` makes besides, in float32. With slicing the VAE decodes one result at a time; model offload
+    keeps on the device only the part that works, sequential offload only the layer.
     """
     batches = [size for size in (32, 16, 8, 4, 2, 1) if size <= largest_batch]
-    for offload in (False, True):
+    for offload in ("", "model", "sequential"):
         for dtype in dtypes:
-            share = getattr(torch, dtype).itemsize / 4
+            kind: torch.dtype = getattr(torch, dtype)
+            parts = weigh(kind, offload == "sequential")
             for batch in batches:
                 for slicing in (False, True) if batch > 1 else (False,):
-                    made = work(batch, slicing)
+                    made = work(batch, slicing) * kind.itemsize // 4
                     alone = max(size + made * (name == worker) for name, size in parts.items())
-                    most = alone if offload else sum(parts.values()) + made
-                    yield Setting(dtype, batch, offload, slicing, round(share * most))
+                    yield Setting(dtype, batch, offload, slicing, alone if offload else sum(parts.values()) + made)
 
 
 def choose(budget: int, found: Iterable[Setting]) -> Setting:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,9 @@ class StableDiffusion(ImageGenerator):
 
     Raises ValueError for an unknown card or parts that do not fit, FileNotFoundError where weights are missing.
     """
+
+    exact: ClassVar[tuple[str, ...]] = ("vae",)
+    streamed: ClassVar[tuple[str, ...]] = ("unet", "text_encoder", "vae")
 
     def __init__(
         self,

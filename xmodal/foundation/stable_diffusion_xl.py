@@ -43,6 +43,8 @@ class StableDiffusionXL(StableDiffusion):
     Raises as Stable Diffusion does.
     """
 
+    streamed = ("unet", "text_encoder", "text_encoder_2", "vae")
+
     def __init__(
         self,
         card: str = "sdxl-base-1.0",

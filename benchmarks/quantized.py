@@ -1,0 +1,71 @@
+"""What becomes of the miniature's pictures in eight and four bits.  python benchmarks/quantized.py [--count 64]
+
+The same captions, sounds and noise through the same AudioToken: as it is, with frozen weights in int8, and in nf4. The tagger of
+pictures says whether the right thing is there (Wilson, 95 %). Beside it: bytes of the frozen weights, the mean difference of
+pixels in [0, 1] from those of whole weights, and the direction (cosine) of the adapter's gradient over the same clips and noise.
+Needs bitsandbytes (pip install "xmodal[quantize]"). Writes benchmarks/results/quantized.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+from audiotoken_mini import accuracy, paint, paint_captions
+from torch import Tensor
+from trial import save, unseen
+
+import xmodal
+from xmodal.adapter_task import AdapterTask
+from xmodal.foundation.memory import weights
+from xmodal.foundation.picture_tagger import PictureTagger
+from xmodal.miniature import world
+
+
+def gradient(kind: str | None, clips: list[world.Clip]) -> Tensor:
+    """What reaches the adapter of the denoising loss over these clips."""
+    task: Any = AdapterTask.from_pretrained("audiotoken-mini", quantize=kind, classification_weight=0.0)
+    batch = {
+        "waveform": torch.stack([task.pipeline().waveform(torch.from_numpy(world.sound(clip)), 16000) for clip in clips]),
+        "pixels": torch.stack([torch.tensor(world.picture(clip)).permute(2, 0, 1) / 255 for clip in clips]),
+    }
+    torch.manual_seed(0)
+    task.losses(batch)["denoising"].backward()
+    return torch.cat([each.grad.flatten() for each in task.adapter.parameters() if each.grad is not None])
+
+
+def main() -> None:
+    """Print a line for each kind, and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=64)
+    options = parser.parse_args()
+    clips, tagger = unseen(options.count), PictureTagger()
+    sounds = [torch.from_numpy(world.sound(clip)) for clip in clips]
+    prompts = ["a photo of " + world.caption(clip, ("count", "size")) for clip in clips]
+    whole: dict[str, Tensor] = {}
+    report: dict[str, Any] = {"count": len(clips), "world": world.VERSION, "rows": {}}
+    for kind in (None, "int8", "nf4"):
+        pipe = xmodal.pipeline("audiotoken-mini", quantize=kind)
+        made = {
+            "captions": torch.cat([paint_captions(pipe, prompts[i : i + 64], i) for i in range(0, len(clips), 64)]),
+            "sounds": paint(pipe, sounds),
+            "gradient": gradient(kind, clips[:16]),
+        }
+        whole = whole or made
+        row = report["rows"][kind or "float32"] = {
+            "frozen_bytes": sum(weights(pipe.components[name]) for name in ("encoder", "generator")),
+            **{f"{name}_thing": accuracy(tagger, made[name], clips, "thing") for name in ("captions", "sounds")},
+            "captions_difference": float((made["captions"] - whole["captions"]).abs().mean()),
+            "gradient_cosine": float(torch.cosine_similarity(made["gradient"], whole["gradient"], 0)),
+        }
+        shown = " ".join(f"{name} {row[f'{name}_thing']['percent']}" for name in ("captions", "sounds"))
+        print(
+            f"{kind or 'float32':<8} {row['frozen_bytes'] / 1e6:6.1f} MB; the thing, percent right: {shown}; pixels differ by "
+            f"{row['captions_difference']:.4f}, gradients agree by {row['gradient_cosine']:.4f}"
+        )
+    save("quantized", report)
+
+
+if __name__ == "__main__":
+    main()
