@@ -170,7 +170,8 @@ def without_weights(task: nn.Module, dtype: torch.dtype) -> nn.Module:
     kept: list[tuple[dict[str, Any], str, Tensor]] = []
     try:
         for module in task.modules():
-            for held in (module._parameters, module._buffers):
+            slots: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for held in slots:
                 for name, value in list(held.items()):
                     if value is None:
                         continue
