@@ -196,15 +196,15 @@ class Pipeline(Shared, ABC):
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """No gradients, and all parts in eval mode, for as long as a call lasts: a task in training stays in training."""
-        modes = [(module, module.training) for part in self.components.values() for module in part.modules()]
-        for part in self.components.values():
-            part.eval()
+        learning = [module for part in self.components.values() for module in part.modules() if module.training]
+        for module in learning:  # one by one: `eval` would walk through all that is frozen, at each call
+            module.training = False
         try:
             with torch.no_grad():
                 yield
         finally:
-            for module, mode in modes:
-                module.training = mode
+            for module in learning:
+                module.training = True
 
     # ---- the controls of a call
 
