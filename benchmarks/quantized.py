@@ -22,7 +22,6 @@ from xmodal.foundation.memory import weights
 from xmodal.foundation.picture_tagger import PictureTagger
 from xmodal.miniature import world
 
-
 COLUMNS = (
     "frozen weights", "MB", "captions: the right thing, percent", "sounds: the right thing, percent", "pixels differ by",
     "gradient, cosine",
