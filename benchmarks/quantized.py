@@ -22,6 +22,15 @@ from xmodal.foundation.memory import weights
 from xmodal.foundation.picture_tagger import PictureTagger
 from xmodal.miniature import world
 
+COLUMNS = (
+    "frozen weights", "MB", "captions: the right thing, percent", "sounds: the right thing, percent", "pixels differ by",
+    "gradient, cosine",
+)  # fmt: skip
+
+
+def _percent(cell: dict[str, Any]) -> str:
+    return f"{cell['percent']} [{cell['interval'][0]}, {cell['interval'][1]}]"
+
 
 def gradient(kind: str | None, clips: list[world.Clip]) -> Tensor:
     """What reaches the adapter of the denoising loss over these clips."""
@@ -36,7 +45,7 @@ def gradient(kind: str | None, clips: list[world.Clip]) -> Tensor:
 
 
 def main() -> None:
-    """Print a line for each kind, and write the report."""
+    """Print the table, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=64)
     options = parser.parse_args()
@@ -45,6 +54,7 @@ def main() -> None:
     prompts = ["a photo of " + world.caption(clip, ("count", "size")) for clip in clips]
     whole: dict[str, Tensor] = {}
     report: dict[str, Any] = {"count": len(clips), "world": world.VERSION, "rows": {}}
+    print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
     for kind in (None, "int8", "nf4"):
         pipe = xmodal.pipeline("audiotoken-mini", quantize=kind)
         made = {
@@ -59,11 +69,9 @@ def main() -> None:
             "captions_difference": float((made["captions"] - whole["captions"]).abs().mean()),
             "gradient_cosine": float(torch.cosine_similarity(made["gradient"], whole["gradient"], 0)),
         }
-        shown = " ".join(f"{name} {row[f'{name}_thing']['percent']}" for name in ("captions", "sounds"))
-        print(
-            f"{kind or 'float32':<8} {row['frozen_bytes'] / 1e6:6.1f} MB; the thing, percent right: {shown}; pixels differ by "
-            f"{row['captions_difference']:.4f}, gradients agree by {row['gradient_cosine']:.4f}"
-        )
+        right = " | ".join(_percent(row[f"{name}_thing"]) for name in ("captions", "sounds"))
+        size, cosine = row["frozen_bytes"] / 1e6, min(1, row["gradient_cosine"])
+        print(f"| {kind or 'float32'} | {size:.1f} | {right} | {row['captions_difference']:.4f} | {cosine:.4f} |", flush=True)
     save("quantized", report)
 
 

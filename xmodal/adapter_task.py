@@ -39,7 +39,11 @@ class AdapterTask(Averaged, Shared):
         predictions: folder that ``xmodal predict`` writes its results to; default ``predictions`` in the run's folder.
         quantize: ``int8`` or ``nf4``: the frozen parts' weights in fewer bits (`xmodal.registry.quantized`); gradients pass
             through. It saves memory while a task is used and is no property of the adapter: who loads that gets whole weights.
+        compile: the mode of torch.compile for the networks that the frozen parts call in each step: ``default``,
+            ``reduce-overhead`` (CUDA graphs), ``max-autotune``; default not compiled. Checkpoints are the same.
         **task: optimizer and lr_scheduler factories, see :class:`xmodal.task.Task`.
+
+    Raises ValueError for ``compile`` beside low-rank weights, ImportError where `quantize` needs a package.
     """
 
     adapter: Adapter
@@ -50,11 +54,12 @@ class AdapterTask(Averaged, Shared):
         weights: str | None = None,
         predictions: Path | None = None,
         quantize: Literal["int8", "nf4"] | None = None,
+        compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None,
         **task: Any,
     ) -> None:
         super().__init__(ema_decay=ema_decay, **task)
         quantized.check(quantize)
-        self.average, self.quantize = None, quantize
+        self.average, self.quantize, self.compiled = None, quantize, compile
         self.weights, self.predictions = weights, Path(PREDICTIONS if predictions is None else predictions)
 
     @property
@@ -67,10 +72,14 @@ class AdapterTask(Averaged, Shared):
         return join(factory, in_dim, out_dim)
 
     def adopt(self, adapter: Any) -> None:
-        """Take an adapter, begin its average, and start from ``weights`` where they are given; quantize the frozen parts."""
+        """Take an adapter, begin its average, and start from ``weights`` where they are given; settle the frozen parts."""
+        if self.compiled is not None and hasattr(adapter, "low_rank"):
+            raise ValueError("compiled networks and low-rank weights cannot go together: leave one of them off")
         for part in self.children():
             if self.quantize is not None and isinstance(part, Frozen):
                 quantized.quantize(part, self.quantize)
+            if self.compiled is not None and isinstance(part, Frozen):
+                part.compile_repeated(self.compiled)
         self.adapter = adapter
         self.start_average()
         if self.weights is not None:

@@ -74,12 +74,14 @@ class Frozen(Recorded, nn.Module):
     initial weights under one seed, or an ablation would compare two things at once.
 
     ``quantized`` says to what `xmodal.registry.quantized` has made its weights; ``exact`` names the submodules that it leaves
-    alone ("": all). ``streamed`` names networks whose layers can be fetched one at a time (`xmodal.registry.offloading`).
+    alone ("": all). ``streamed`` names networks whose layers can be fetched one at a time (`xmodal.registry.offloading`),
+    ``repeated`` those that are called again and again for one result.
     """
 
     quantized: str | None = None
     exact: ClassVar[tuple[str, ...]] = ()
     streamed: ClassVar[tuple[str, ...]] = ()
+    repeated: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if "__init__" in vars(cls):
@@ -116,6 +118,15 @@ class Frozen(Recorded, nn.Module):
     def state_dict(self, *args: Any, destination: dict[str, Any] | None = None, **kwargs: Any) -> dict[str, Any]:
         """Contribute nothing: the weights belong to their publisher's file."""
         return {} if destination is None else destination
+
+    def compile_repeated(self, mode: str = "default", backend: str = "inductor") -> Self:
+        """Have torch.compile make the ``repeated`` networks quicker, in place: names and weights stay as they are.
+
+        The first call of each shape compiles; ``mode="reduce-overhead"`` replays CUDA graphs, for shapes that stay the same.
+        """
+        for name in self.repeated:
+            self.get_submodule(name).compile(mode=mode, backend=backend)
+        return self
 
     def fingerprint(self) -> str:
         """Hash of all weights and buffers, 64 hexadecimal digits; equal numbers of equal names give equal prints.

@@ -172,6 +172,19 @@ class Pipeline(Shared, ABC):
                 quantize(part, kind, device)
         return self
 
+    def compile(self, mode: str = "default", backend: str = "inductor") -> Self:
+        """Compile what the frozen parts call in each step (`Frozen.compile_repeated`).
+
+        Raises ValueError where something comes and goes inside it at each call: sequential offload, or low-rank weights.
+        """
+        if self._by_layers or hasattr(getattr(self, self.ADAPTER), "low_rank"):
+            what = "sequential offload" if self._by_layers else "low-rank weights"
+            raise ValueError(f"compiled networks and {what} cannot go together: leave one of them off")
+        for part in self.components.values():
+            if isinstance(part, Frozen):
+                part.compile_repeated(mode, backend)
+        return self
+
     def enable_model_cpu_offload(self, device: str | torch.device = "cuda") -> Self:
         """Keep all parts on the CPU and move each to ``device`` for its own work only: the memory of the largest one."""
         self.to("cpu")
@@ -180,6 +193,9 @@ class Pipeline(Shared, ABC):
 
     def enable_sequential_cpu_offload(self, device: str | torch.device = "cuda") -> Self:
         """As model offload, and the layers of the generator's networks go to ``device`` one at a time: the least memory, slow."""
+        frozen = [part for part in self.components.values() if isinstance(part, Frozen)]
+        if any(part.get_submodule(name)._compiled_call_impl is not None for part in frozen for name in part.repeated):
+            raise ValueError("compiled networks and sequential offload cannot go together: leave one of them off")
         self.enable_model_cpu_offload(device)
         self._by_layers = True
         return self
@@ -196,15 +212,15 @@ class Pipeline(Shared, ABC):
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """No gradients, and all parts in eval mode, for as long as a call lasts: a task in training stays in training."""
-        modes = [(module, module.training) for part in self.components.values() for module in part.modules()]
-        for part in self.components.values():
-            part.eval()
+        learning = [module for part in self.components.values() for module in part.modules() if module.training]
+        for module in learning:  # one by one: `eval` would walk through all that is frozen, at each call
+            module.training = False
         try:
             with torch.no_grad():
                 yield
         finally:
-            for module, mode in modes:
-                module.training = mode
+            for module in learning:
+                module.training = True
 
     # ---- the controls of a call
 

@@ -48,8 +48,8 @@ def test_settings_go_from_the_quickest_to_the_most_frugal(monkeypatch: pytest.Mo
 
 
 def test_the_effective_batch_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "find_spec", lambda name: None)
     task, data = setup(8)
+    monkeypatch.setattr(budget, "_step", lambda task, item, dtype, saves: (4_000_000 if saves else 9_000_000, 1_000_000))
     wanted = next(each for each in budget.settings(task, data) if each.checkpointing and each.batch_size == 2)
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = Trainer(
@@ -75,12 +75,14 @@ def test_the_effective_batch_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "find_spec", lambda name: None)
     task, data = setup(1)
-    trainer = SimpleNamespace(accumulate_grad_batches=1)
+    trainer, step = SimpleNamespace(accumulate_grad_batches=1), budget._step
+    monkeypatch.setattr(budget, "_step", lambda *given: (1_000_000, 1000))
     least = r"0.001 GB are not enough for this training: the least is bfloat16 frozen weights.*1 at once: 0.*xmodal\[quantize\]"
     with pytest.raises(ValueError, match=least):
         budget.fit_into("1MB", task, data, trainer)
     with pytest.raises(ValueError, match="cannot tell what is in a batch of TinyData: leave it out"):
         budget.fit_into("1GB", task, TinyData(), trainer)
+    monkeypatch.setattr(budget, "_step", step)
     monkeypatch.setattr(task, "losses", lambda batch: {"loss": torch.tensor(float(batch["pixels"].sum()))})
     with pytest.raises(ValueError, match="--memory cannot tell what AudioToken takes .*leave it out"):
         budget.fit_into("1GB", task, data, trainer)
@@ -88,7 +90,8 @@ def test_what_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason='bitsandbytes is not installed: pip install "xmodal[quantize]"')
-def test_quantization_comes_last() -> None:
+def test_quantization_comes_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "_step", lambda *given: (1_000_000, 1000))
     task, data = setup(1)
     found = list(budget.settings(task, data))
     assert list(dict.fromkeys(each.quantize for each in found)) == [None, "int8", "nf4"]

@@ -170,8 +170,8 @@ def without_weights(task: nn.Module, dtype: torch.dtype) -> nn.Module:
     kept: list[tuple[dict[str, Any], str, Tensor]] = []
     try:
         for module in task.modules():
-            slots: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-            for held in slots:
+            stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)  # type: ignore[assignment]
+            for held in stores:
                 for name, value in list(held.items()):
                     if value is None:
                         continue

@@ -71,7 +71,7 @@ class AudioLDM(AudioGenerator):
     Raises ValueError for an unknown card or option, or parts that do not fit, FileNotFoundError where weights are missing.
     """
 
-    exact, streamed = ("vae",), ("unet", "vae")
+    exact, streamed, repeated = ("vae",), ("unet", "vae"), ("unet",)
     null_embedding: Tensor | None
     _folder: Path | None
 

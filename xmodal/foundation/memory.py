@@ -6,7 +6,6 @@ Attention is taken to be computed in pieces, as accelerators do. What an allocat
 
 from __future__ import annotations
 
-import gc
 import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -110,7 +109,6 @@ def peak(compute: Callable[[], object]) -> int:
 
     It works with parts and inputs on the meta device; what was there before, such as weights, is not counted.
     """
-    gc.collect()
     pieces, whole = patch.object(F, "scaled_dot_product_attention", _in_pieces), patch.object(torch, "autocast", _autocast)
     with _Living() as living, pieces, whole, torch.device("meta"):
         compute()

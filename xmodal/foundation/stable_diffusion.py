@@ -59,6 +59,7 @@ class StableDiffusion(ImageGenerator):
 
     exact: ClassVar[tuple[str, ...]] = ("vae",)
     streamed: ClassVar[tuple[str, ...]] = ("unet", "text_encoder", "vae")
+    repeated: ClassVar[tuple[str, ...]] = ("unet",)
 
     def __init__(
         self,

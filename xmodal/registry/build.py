@@ -83,8 +83,8 @@ class Builder:
                 continue
             if name not in known:
                 raise ValueError(f"{self._misfit(kind)}: it has no option {name!r}, {suggest(name, known)}")
-            if name in ("weights", "quantize") and not self.training:
-                continue  # what the training began with, and how it saved memory
+            if name in ("weights", "quantize", "compile") and not self.training:
+                continue  # what the training began with, and how it saved memory and time
             if name == "local_files_only" and not self.trust:
                 continue  # whoever wrote the recipe may not start a download here
             made[name] = self._value(value, known[name], f"{place}.{name}", kind)
