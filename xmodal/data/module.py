@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
+import numpy as np
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from xmodal.data.codec import check_backend, codec_name
-from xmodal.data.features import FeatureStore, Key, remembered
+from xmodal.data.features import FeatureStore, Key, Rows, remembered
 from xmodal.data.loading import Loader, Resident, free_bytes, stored_bytes
 from xmodal.data.manifest import Manifest, Row
 from xmodal.data.media import INPUTS, MEDIA, PairedMediaSet, bucket_lengths
@@ -182,10 +183,9 @@ class PairedMedia(LightningDataModule):
         """Whether a clip's sound is the same, and as long as others, at every reading: only then what it makes is stored."""
         return crop == "loudest" and self.bucket_seconds is None
 
-    def clip_names(self, rows: Sequence[Row], inputs: Sequence[str]) -> list[str]:
-        """Name each row by what its files are now: a file that is replaced is another clip."""
-        root = self.manifest.parent.resolve()
-        return ["|".join([row.id, *(_file_state(row, name, root) for name in inputs)]) for row in rows]
+    def clip_names(self, rows: Sequence[Row], inputs: Sequence[str]) -> Sequence[str]:
+        """Name each row, when it is asked for, by what its files are then: a file that is replaced is another clip."""
+        return ClipNames(rows, tuple(inputs), self.manifest.parent.resolve())
 
     def _loader(self, split: str, crop: str = "loudest") -> Loader:
         rows = Manifest(self.manifest, split)
@@ -223,32 +223,32 @@ class PairedMedia(LightningDataModule):
             return dataset
         return Resident(dataset, device)
 
-    def _cached(self, rows: Sequence[Row], crop: str) -> PairedMediaSet:
+    def _cached(self, rows: Manifest, crop: str) -> PairedMediaSet:
         task, features = self._task(), self._features()
         if task is not None:
             task.feature_dtype = self.cache_dtype
-        found: list[tuple[FeatureStore, list[str]]] = []
+        found: list[Rows] = []
         needed = set(self.inputs) if not features else {"pan"} & set(self.inputs)
         needed -= {name for feature in features.values() for name in feature.inputs}
-        bad: set[int] = set()
+        bad = np.zeros(len(rows), bool)
         for name, feature in features.items():
             store = self.store(feature, crop, getattr(self.trainer, "precision", "32-true"))
-            clips = self.clip_names(rows, feature.inputs)
-            failed = store.failures() if store is not None else {}
-            if store is None or not store.holds([clip for clip in clips if clip not in failed]):
+            if store is not None:
+                places, failed = store.places(self.clip_names(rows, feature.inputs))
+            if store is None or not ((places.shard >= 0) | failed).all():
                 needed |= set(feature.inputs)
                 changing = "what is heard changes from clip to clip or epoch to epoch: crop, bucket_seconds"
                 why = changing if store is None else "not all are stored: run `xmodal cache` with this recipe"
                 rank_zero_warn(f"the {name} are computed anew in every epoch ({why})")
                 continue
-            bad |= {index for index, clip in enumerate(clips) if clip in failed}
-            found.append((store, clips))
-        kept = [index for index in range(len(rows)) if index not in bad]
-        if bad:
-            rank_zero_warn(f"{len(bad)} of {len(rows)} clips are left out: the cache records them as unreadable")
-        stored = [store.locate([clips[index] for index in kept]) for store, clips in found]
-        dataset = self.media([rows[index] for index in kept], sorted(needed), crop)
-        dataset.stored = tuple(stored)
+            bad |= failed
+            found.append(places)
+        if bad.any():
+            rank_zero_warn(f"{bad.sum()} of {len(rows)} clips are left out: the cache records them as unreadable")
+            kept = np.flatnonzero(~bad)
+            rows, found = rows.chosen(kept), [places.chosen(kept) for places in found]
+        dataset = self.media(rows, sorted(needed), crop)
+        dataset.stored = tuple(found)
         return dataset
 
     def _task(self) -> Any:
@@ -284,6 +284,28 @@ def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
 def _as_is(batch: Any) -> Any:
     """``__getitems__`` collates by itself."""
     return batch
+
+
+class ClipNames(Sequence[str]):
+    """Names of rows by the state of their files, made when they are asked for; a slice is a list."""
+
+    def __init__(self, rows: Sequence[Row], inputs: tuple[str, ...], root: Path) -> None:
+        self.rows, self.inputs, self.root = rows, inputs, root
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self._name(row) for row in self.rows[index]]
+        return self._name(self.rows[index])
+
+    def _name(self, row: Row) -> str:
+        return "|".join([row.id, *(_file_state(row, name, self.root) for name in self.inputs)])
 
 
 def _file_state(row: Row, name: str, root: Path) -> str:
