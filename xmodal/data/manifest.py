@@ -17,6 +17,7 @@ from typing import Any, overload
 import numpy as np
 
 from xmodal.data.lines import Lines, check_split
+from xmodal.data.opening import MEMBER, Member
 from xmodal.files import write_whole
 
 FIELDS = ("id", "audio", "image", "video", "start", "duration", "text", "label", "split")
@@ -25,8 +26,9 @@ FIELDS_KNOWN = {*FIELDS, "factors"}  # the miniature world writes what it has dr
 
 @dataclass(frozen=True)
 class Row:
-    """One clip. ``audio``, ``image`` and ``video`` are absolute paths; ``start`` and ``duration`` are seconds within the sound.
+    """One clip. ``audio``, ``image`` and ``video`` are absolute paths, or what has their methods (`xmodal.data.opening.Source`).
 
+    ``start`` and ``duration`` are seconds within the sound.
     A clip with a video and no audio or image of its own takes them from the video.
     """
 
@@ -140,6 +142,9 @@ class Manifest(Sequence[Row]):
             raise ValueError(f"expected the path of a file, found {name!r}")
         if "\0" in name:
             raise ValueError(f"the path {name!r} holds a zero byte, which no file's name has")
+        if ".tar#" in name and (match := MEMBER.fullmatch(name)):
+            tar = self._inside(match["tar"])
+            return tar and Member(tar, match["name"], int(match["at"]) if match["at"] else None, int(match["size"] or 0))
         folder, last = os.path.split(name)
         # Folders are few and files many: a folder is resolved once, a file only if it is itself a link.
         if folder not in self._folders:

@@ -18,6 +18,7 @@ from xmodal.data.features import FeatureStore, Key, Rows, remembered
 from xmodal.data.loading import Loader, Resident, free_bytes, stored_bytes
 from xmodal.data.manifest import Manifest, Row
 from xmodal.data.media import INPUTS, MEDIA, PairedMediaSet, bucket_lengths
+from xmodal.data.opening import state_of
 from xmodal.frozen import Later
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -313,8 +314,8 @@ def _file_state(row: Row, name: str, root: Path) -> str:
     if path is None:
         return f"no {name}"
     try:
-        state = os.stat(path)
+        state = state_of(path)
     except OSError:
         return f"{path.relative_to(root)}|gone"
     part = f"|{row.start}+{row.duration}" if name != "pixels" or path == row.video else ""
-    return f"{path.relative_to(root)}|{state.st_size}|{state.st_mtime_ns}{part}"
+    return f"{path.relative_to(root)}|{state}{part}"

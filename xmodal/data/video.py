@@ -19,6 +19,7 @@ from xmodal.data.audio import resample
 from xmodal.data.codec import check_backend, read_frames
 from xmodal.data.container import opened, pictures, span, zero
 from xmodal.data.image import over_paper
+from xmodal.data.opening import located
 from xmodal.data.values import check_waveform
 from xmodal.files import write_beside
 
@@ -53,7 +54,7 @@ def video_duration(path: str | Path) -> float:
 
 def video_span(path: str | Path) -> tuple[float, float]:
     """When the pictures begin and end, in seconds of the file's clock, which its sound shares; errors as `video_duration`."""
-    with Film(Path(path)) as film:
+    with Film(located(path)) as film:
         return film.span
 
 
@@ -72,7 +73,7 @@ def load_frames(path: str | Path, times: Sequence[float] | int = 1, policy: str 
 
     Raises FileNotFoundError, or ValueError: unreadable, no pictures, a time beyond the end, an unknown policy.
     """
-    path = Path(path)
+    path = located(path)
     if policy not in POLICIES:
         raise ValueError(f"policy {policy!r} is not one of {', '.join(POLICIES)}")
     check_backend(backend)
@@ -100,7 +101,7 @@ def write_soundtrack(video: str | Path, waveform: Tensor, sample_rate: int, targ
     ``target`` (mp4, mkv or mov) when it is complete. Raises ValueError as `load_frames` does, for a waveform that is not
     finite, or if the container cannot hold the pictures' codec.
     """
-    video, target = Path(video), Path(target)
+    video, target = located(video), Path(target)
     waveform = waveform.detach().cpu().float()
     check_waveform(waveform)
     if sample_rate not in AAC_RATES:
