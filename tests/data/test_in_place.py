@@ -124,9 +124,8 @@ def test_stores_of_both_hold_the_same(two: tuple[Path, Path], tmp_path: Path) ->
         found = {}
         for store in stores(kept):
             rows = Manifest(named)
-            feature = next(
-                f for f in task.frozen_features().values() if data.store(f, "loudest", trainer.precision).root == store.root
-            )  # type: ignore[union-attr]
+            of = {data.store(each, "loudest", trainer.precision).root: each for each in features.values()}  # type: ignore[union-attr]
+            feature = of[store.root]
             found[store.root.name] = store.locate(data.clip_names(rows, feature.inputs)).read(np.arange(len(rows)))
             assert store.failures() == {}
         held.append(found)
@@ -194,7 +193,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
         tar.addfile(link)
     with pytest.raises(ValueError, match="has no file 'a.wav'"):
         load_audio(located(tmp_path / "a.tar#a.wav"), RATE)
-    with pytest.raises(ValueError, match="holds no file 'a.wav' of 9 bytes at 512"):
+    with pytest.raises(ValueError, match=r"a\.tar has no file at #512\+9:a\.wav"):
         load_audio(located(tmp_path / "a.tar#512+9:a.wav"), RATE)
 
 

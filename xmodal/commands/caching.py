@@ -33,7 +33,7 @@ def cache_where_it_pays(data: Any, task: Any, trainer: Trainer, options: Mapping
     reads = isinstance(data, PairedMedia) and data.cache is None and data.auto_cache
     if not reads or trainer.world_size > 1 or getattr(trainer, "fast_dev_run", False):
         return
-    rows = valid_rows(data.manifest, "train")[0]
+    rows = valid_rows(data.manifest, "train", data.remote)[0]
     times = readings(trainer, len(rows), data.batch_size)
     features = task.frozen_features()
     data.cache = FOLDER
@@ -75,7 +75,7 @@ def readings(trainer: Trainer, clips: int, batch_size: int) -> float:
 def _is_stored(feature: Any, data: PairedMedia, precision: str) -> bool:
     for split, crop in (("train", data.crop), ("validation", "loudest")):
         try:
-            rows = valid_rows(data.manifest, split)[0]
+            rows = valid_rows(data.manifest, split, data.remote)[0]
         except ValueError:  # none of this split
             continue
         store = data.store(feature, crop, precision)

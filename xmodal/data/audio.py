@@ -133,7 +133,7 @@ def list_audio(paths: Iterable[str | Path]) -> list[Path]:
     Raises FileNotFoundError for a path that does not exist, and ValueError where nothing is found.
     """
     found: list[Path] = []
-    asked = [Path(path) for path in paths]
+    asked = [located(path) for path in paths]
     for path in asked:
         if path.is_dir():
             found += media_in(path, ("audio", "video", "container"))[0]

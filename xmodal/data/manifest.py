@@ -17,8 +17,8 @@ from typing import Any, overload
 import numpy as np
 
 from xmodal.data.lines import Lines, check_split
-from xmodal.data.opening import MEMBER, Member
-from xmodal.files import write_whole
+from xmodal.data.opening import MEMBER, Member, Remote, is_url, located
+from xmodal.files import own_cache, write_whole
 
 FIELDS = ("id", "audio", "image", "video", "start", "duration", "text", "label", "split")
 FIELDS_KNOWN = {*FIELDS, "factors"}  # the miniature world writes what it has drawn
@@ -47,26 +47,29 @@ class Manifest(Sequence[Row]):
     """The rows of a JSON-lines manifest, parsed when asked for: it holds no object for a row, whatever their number.
 
     ``split`` keeps its rows and those that name no split. A row that is not valid raises ValueError with file and line
-    when it is read. CSV files are read whole.
+    when it is read. CSV files are read whole. A manifest at a URL is copied into the cache folder, and its media lie beside it.
+    A row that names a URL elsewhere is valid with ``remote`` alone (default: where ``XMODAL_REMOTE`` is 1).
 
     Raises FileNotFoundError for a missing manifest, ValueError where no row is left.
     """
 
-    def __init__(self, path: str | Path, split: str | None = None) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, split: str | None = None, remote: bool | None = None) -> None:
+        self.path = located(path)
+        self.remote = os.environ.get("XMODAL_REMOTE") == "1" if remote is None else remote
         if not self.path.is_file():
             expected = "expected a JSON-lines or CSV file with id, audio and image per line"
             raise FileNotFoundError(f"there is no manifest {self.path}: {expected}")
         self.root = self.path.parent.resolve()
+        file = self.path.fetched(own_cache() / "manifests") if isinstance(self.path, Remote) else self.path
         self._folders: dict[str, Path | None] = {}
         self._chosen: np.ndarray | None = None
         self._lines: Sequence[bytes]
         if self.path.suffix.lower() == ".csv":
-            self._lines = [json.dumps(row).encode() for row in _csv_rows(self.path)]
+            self._lines = [json.dumps(row).encode() for row in _csv_rows(file)]
             if split is not None:
                 self._chosen = np.array([n for n, row in enumerate(self) if row.split in ("", split)], np.int64)
         else:
-            self._lines = Lines(self.path, split)
+            self._lines = Lines(file, split)
         if not len(self):
             raise ValueError(f"{self.path} has no rows" + (f" of split {split!r}" if split else ""))
 
@@ -145,6 +148,12 @@ class Manifest(Sequence[Row]):
         if ".tar#" in name and (match := MEMBER.fullmatch(name)):
             tar = self._inside(match["tar"])
             return tar and Member(tar, match["name"], int(match["at"]) if match["at"] else None, int(match["size"] or 0))
+        if is_url(name):
+            return self._fetched(name)
+        if isinstance(self.root, Remote):
+            if (found := self.root.inside(name)) is None:
+                raise ValueError(f"{name!r} lies outside the manifest's folder {self.root}")
+            return found
         folder, last = os.path.split(name)
         # Folders are few and files many: a folder is resolved once, a file only if it is itself a link.
         if folder not in self._folders:
@@ -155,6 +164,12 @@ class Manifest(Sequence[Row]):
         if path is None or (os.path.islink(path) and not path.resolve().is_relative_to(self.root)):
             raise ValueError(f"{name!r} lies outside the manifest's folder {self.root}")
         return path
+
+    def _fetched(self, url: str) -> Path:
+        found = Remote(url)
+        if not self.remote and not (isinstance(self.root, Remote) and self.root.holds(found)):
+            raise ValueError(f"{url} would be fetched from the network: allow it with --data.remote true, or XMODAL_REMOTE=1")
+        return found
 
 
 def _seconds(fields: Mapping[str, Any], name: str) -> float | None:
@@ -179,13 +194,13 @@ def _check_field(name: str, path: Path) -> None:
     warnings.warn(f"{path} has a field {name!r}, which nothing reads (known are {', '.join(FIELDS)})", stacklevel=2)
 
 
-def valid_rows(path: str | Path, split: str | None = None) -> tuple[Manifest, list[str]]:
+def valid_rows(path: str | Path, split: str | None = None, remote: bool | None = None) -> tuple[Manifest, list[str]]:
     """The rows of ``split`` that `read_manifest` takes, and one sentence, with file and line, for each that it refuses.
 
     Every row is read once, none is kept. Raises ValueError or FileNotFoundError for what is wrong with the whole file, or where
     no row is valid.
     """
-    manifest = Manifest(path, split)
+    manifest = Manifest(path, split, remote)
     wrong: dict[int, str] = {}
 
     def prints() -> Iterator[int]:

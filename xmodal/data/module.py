@@ -18,7 +18,7 @@ from xmodal.data.features import FeatureStore, Key, Rows, remembered
 from xmodal.data.loading import Loader, Resident, free_bytes, stored_bytes
 from xmodal.data.manifest import Manifest, Row
 from xmodal.data.media import INPUTS, MEDIA, PairedMediaSet, bucket_lengths
-from xmodal.data.opening import state_of
+from xmodal.data.opening import check_here, located, state_of
 from xmodal.frozen import Later
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -63,6 +63,8 @@ class PairedMedia(LightningDataModule):
         frames: of a video, evenly spaced over the clip's stretch of it: ``pixels`` (B, F, 3, H, W) for a task that reads
             several (a picture file is given as F equal frames). 1 gives the middle one, (B, 3, H, W).
         predict_inputs: what ``predict`` reads of each clip, ``waveform`` or ``pixels``; default: what the task says, or sounds.
+        remote: also read media that the manifest names by URLs elsewhere (`http://`, `s3://`); those beside a manifest that is
+            itself given by its URL are read anyhow.
         rows_per_shard: clips in one file of the store, the piece that `xmodal cache` computes and loses at most; take a few
             thousand for millions of clips with small features.
 
@@ -71,7 +73,7 @@ class PairedMedia(LightningDataModule):
 
     def __init__(
         self,
-        manifest: Path,
+        manifest: str | Path,
         sample_rate: int = 16000,
         seconds: float = 5.0,
         predict_seconds: float = 10.0,
@@ -93,8 +95,11 @@ class PairedMedia(LightningDataModule):
         frames: int = 1,
         predict_inputs: Sequence[str] | None = None,
         rows_per_shard: int = 256,
+        remote: bool = False,
     ) -> None:
         super().__init__()
+        if cache is not None:
+            check_here(cache, "the cache of features")
         if rows_per_shard < 1:
             raise ValueError(f"rows_per_shard must be at least 1, not {rows_per_shard}")
         _check_choice("crop", crop, CROPS)
@@ -108,7 +113,7 @@ class PairedMedia(LightningDataModule):
             raise ValueError(f"frames must be at least 1, not {frames}")
         if bucket_seconds is not None and not 0 < bucket_seconds <= seconds:
             raise ValueError(f"bucket_seconds must lie between 0 and seconds ({seconds}), not {bucket_seconds}")
-        self.manifest, self.sample_rate, self.short = Path(manifest), sample_rate, short
+        self.manifest, self.sample_rate, self.short = located(manifest), sample_rate, short
         self.seconds, self.predict_seconds = seconds, predict_seconds
         self.size, self.crop, self.inputs = (width, height), crop, tuple(inputs)
         self.batch_size, self.num_workers = batch_size, num_workers
@@ -117,7 +122,7 @@ class PairedMedia(LightningDataModule):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.device_resident, self.bucket_seconds, self.backend = device_resident, bucket_seconds, backend
         self.frames, self.predict_inputs = frames, predict_inputs
-        self.rows_per_shard = rows_per_shard
+        self.rows_per_shard, self.remote = rows_per_shard, remote or None
         self._prints: dict[Any, str] = {}
 
     def train_dataloader(self) -> Loader:
@@ -137,7 +142,7 @@ class PairedMedia(LightningDataModule):
         inputs = self.predict_inputs
         if inputs is None:
             inputs = getattr(self._task(), "predict_inputs", ("waveform",))
-        dataset = self.media(Manifest(self.manifest), inputs)
+        dataset = self.media(Manifest(self.manifest, remote=self.remote), inputs)
         dataset.seconds = self.predict_seconds
         return DataLoader(
             dataset=dataset,
@@ -189,7 +194,7 @@ class PairedMedia(LightningDataModule):
         return ClipNames(rows, tuple(inputs), self.manifest.parent.resolve())
 
     def _loader(self, split: str, crop: str = "loudest") -> Loader:
-        rows = Manifest(self.manifest, split)
+        rows = Manifest(self.manifest, split, self.remote)
         if self.cache is None:
             asked = ("pan",) if any("pan" in feature.inputs for feature in self._features().values()) else ()
             dataset = self.media(rows, tuple(dict.fromkeys((*self.inputs, *asked))), crop)

@@ -5,6 +5,7 @@ Different decoders may choose different frames for the same time: `DECODER` belo
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from heapq import merge
@@ -144,6 +145,9 @@ class Film:
         import av
 
         self._stack.close()
+        # A frame whose side data were read is part of a circle, and holds the decoder's threads: a process that is forked then
+        # would wait for them for ever once it collects that circle. It is young, so this costs next to nothing.
+        gc.collect(1)
         if isinstance(error, av.FFmpegError):
             raise ValueError(f"{self.path} is damaged: its pictures cannot be decoded ({error})") from error
 
