@@ -65,6 +65,7 @@ def test_the_shipped_weights_are_small() -> None:
 EXTRAS = {
     "clap": ("laion-clap", "xmodal/foundation/laion_clap.py"),
     "codec": ("torchcodec", "xmodal/data/codec.py"),
+    "remote": ("s3fs", "tests/data/test_remote.py"),  # fsspec imports it for s3:// by itself
     "slurm": ("submitit", "xmodal/commands/ablate.py"),
     "completion": ("shtab", "xmodal/commands/completion.py"),
     "demo": ("gradio", "xmodal/demo/page.py"),

@@ -132,7 +132,13 @@ def _sniffed_or_none(path: Path) -> str:
         return ""
 
 
-def write_whole(target: Path, pieces: Iterable[bytes]) -> Path:
+def own_cache() -> Path:
+    """The folder for what is downloaded or found once: ``XMODAL_CACHE``, else ``~/.cache/xmodal``."""
+    named = os.environ.get("XMODAL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "xmodal"
+    return Path(named).expanduser()
+
+
+def write_whole(target: Path, pieces: Iterable[bytes | memoryview]) -> Path:
     """Write beside the target, flush to the disk, rename; returns ``target``.
 
     What cannot be finished leaves nothing. The writer holds a lock on its unfinished file, by which `clean_up` knows it

@@ -196,7 +196,7 @@ def test_buckets_extend_sounds_to_like_lengths_only(tmp_path: Path) -> None:
     assert {name: len(row) / RATE for name, row in found.items()} == {"0": 1, "1": 2, "2": 1, "3": 3, "4": 3, "5": 1}
     assert float(found["1"][round(1.1 * RATE) :].abs().max()) == 0
     rows = [Row("a", audio=tmp_path / "0.wav", duration=2.5), Row("b", audio=tmp_path / "nothing.wav")]
-    assert bucket_lengths(rows, 1.0, 4.0, 10) == [30, 40]
+    assert bucket_lengths(rows, 1.0, 4.0, 10).tolist() == [30, 40]
     with pytest.raises(ValueError, match="bucket_seconds must lie between 0 and seconds"):
         PairedMedia(manifest, seconds=3.0, bucket_seconds=4.0)
 

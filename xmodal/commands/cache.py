@@ -45,7 +45,7 @@ def _fill(arguments: Sequence[str], asked: Asked) -> None:
     cli = parse_without_running(arguments, asked)
     cli.trainer.logger = None
     manifest = getattr(cli.datamodule, "manifest", None)
-    wrong = valid_rows(manifest)[1] if manifest is not None else []
+    wrong = valid_rows(manifest, remote=getattr(cli.datamodule, "remote", None))[1] if manifest is not None else []
     trainer: Any = cli.trainer
     trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, ProgressBar)]  # it has its own
     for line in extract(cli.model.frozen_features(), cli.datamodule, cli.trainer):

@@ -33,7 +33,7 @@ def cache_where_it_pays(data: Any, task: Any, trainer: Trainer, options: Mapping
     reads = isinstance(data, PairedMedia) and data.cache is None and data.auto_cache
     if not reads or trainer.world_size > 1 or getattr(trainer, "fast_dev_run", False):
         return
-    rows = [row for row in valid_rows(data.manifest)[0] if row.split in ("", "train")]
+    rows = valid_rows(data.manifest, "train", data.remote)[0]
     times = readings(trainer, len(rows), data.batch_size)
     features = task.frozen_features()
     data.cache = FOLDER
@@ -74,10 +74,13 @@ def readings(trainer: Trainer, clips: int, batch_size: int) -> float:
 
 def _is_stored(feature: Any, data: PairedMedia, precision: str) -> bool:
     for split, crop in (("train", data.crop), ("validation", "loudest")):
-        rows = [row for row in valid_rows(data.manifest)[0] if row.split in ("", split)]
+        try:
+            rows = valid_rows(data.manifest, split, data.remote)[0]
+        except ValueError:  # none of this split
+            continue
         store = data.store(feature, crop, precision)
-        failed = store.failures() if store is not None else {}
-        clips = [clip for clip in data.clip_names(rows, feature.inputs) if clip not in failed]
-        if store is not None and not store.holds(clips):
-            return False
+        if store is not None:
+            places, failed = store.places(data.clip_names(rows, feature.inputs))
+            if not ((places.shard >= 0) | failed).all():
+                return False
     return True

@@ -34,8 +34,10 @@ def main(arguments: Sequence[str]) -> None:
     for split in ("validation", "test"):
         text = f"share of the clips without a split that are for {split}, at least one of few (default: {SHARE}; 0: none)"
         prepare.add_argument(f"--{split}", type=float, default=SHARE, metavar="SHARE", help=text)
+    text = "webdataset: leave the clips in their tars, which are then read in place (default: unpack them)"
+    prepare.add_argument("--in-place", action="store_true", help=text)
     prepare.add_argument("--strict", action="store_true", help="stop at the first thing that is wrong, and write nothing")
-    prepare.set_defaults(run=_prepare)
+    prepare.set_defaults(run=_prepare, refuse=prepare.error)
     audit = commands.add_parser("audit", help="decode every clip and say what is wrong with it")
     audit.add_argument("manifest", type=Path, metavar="MANIFEST")
     audit.add_argument("--json", type=Path, metavar="FILE", help="write the whole report")
@@ -55,8 +57,10 @@ def _prepare(options: Namespace) -> None:
     from xmodal.data.prepare import prepare
     from xmodal.files import passed_over
 
+    if options.in_place and options.kind != "webdataset":
+        options.refuse(f"--in-place is for webdataset: {options.kind} copies nothing anyhow")
     manifest = options.output or options.source / "manifest.jsonl"
-    found = Found(manifest.parent.resolve(), strict=options.strict)
+    found = Found(manifest.parent.resolve(), strict=options.strict, in_place=options.in_place)
     count, missing = prepare(options.kind, options.source, manifest, options.validation, options.test, found)
     print(f"{manifest}: {count} clips")
     splits, labels, kinds_of = _content(manifest)

@@ -16,9 +16,10 @@ from typing import Any
 
 import xmodal
 from xmodal.commands.terminal import WIDTH, shortened
+from xmodal.files import own_cache
 from xmodal.registry import models as registry
 from xmodal.registry.adapters import built_in
-from xmodal.registry.cards import Card, hub_cache, own_cache, readable, sha256
+from xmodal.registry.cards import Card, hub_cache, readable, sha256
 
 PACKAGES = (
     "torch", "torchvision", "torchaudio", "lightning", "jsonargparse", "omegaconf", "diffusers", "transformers",

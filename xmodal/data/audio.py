@@ -18,6 +18,7 @@ from torch import Tensor
 from xmodal.data import decoding
 from xmodal.data.codec import check_backend
 from xmodal.data.decoding import read_sound
+from xmodal.data.opening import Source, located
 from xmodal.files import media_in
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def load_channels(
     path: str | Path, start: float = 0.0, duration: float | None = None, longest: float = LONGEST, backend: str = "default"
 ) -> tuple[Tensor, int]:
     """Read a sound with its own channels and rate: float32 (C, T) and Hz; arguments and errors as in `load_audio`."""
-    path = Path(path)
+    path = located(path)
     if start < 0 or (duration is not None and duration < SHORTEST):
         raise ValueError(f"start must be at least 0 and duration at least {SHORTEST} s, not {start} and {duration}")
     samples, rate = read_samples(path, start, duration, longest, backend)
@@ -102,7 +103,7 @@ def read_samples(
 
 def sound_seconds(path: str | Path) -> float:
     """When a file's sound ends, in seconds of its clock, without decoding it; errors as in `load_audio`."""
-    path = Path(path)
+    path = located(path)
     _check_file(path)
     if (file := _plain(path)) is not None:
         with file:
@@ -132,7 +133,7 @@ def list_audio(paths: Iterable[str | Path]) -> list[Path]:
     Raises FileNotFoundError for a path that does not exist, and ValueError where nothing is found.
     """
     found: list[Path] = []
-    asked = [Path(path) for path in paths]
+    asked = [located(path) for path in paths]
     for path in asked:
         if path.is_dir():
             found += media_in(path, ("audio", "video", "container"))[0]
@@ -203,7 +204,7 @@ def _plain(path: Path) -> SoundFile | None:
     if not _size_is_right(path):
         return None
     try:
-        file = soundfile.SoundFile(path)
+        file = soundfile.SoundFile(path.open("rb") if isinstance(path, Source) else path)
     except soundfile.LibsndfileError:  # perhaps FFmpeg knows it
         return None
     if file.subtype.startswith(PLAIN):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from xmodal.data.manifest import Manifest, Row, write_manifest
+from xmodal.data.opening import state_of
 from xmodal.data.workers import run_isolated
 from xmodal.files import cannot_write
 
@@ -125,12 +125,11 @@ def look(task: Look) -> Finding:
     if absent or not paths:
         finding.faults["missing"] = ", ".join(absent) + " is not there" if absent else "the row names no file"
         return finding
-    for check in (_hear, _see, _watch):
+    for check in (_hear, _see, _watch, _hash):
         try:
             check(row, task.shortest, finding)
         except (ValueError, OSError) as error:
             finding.faults.setdefault("broken", " ".join(str(error).split()))
-    finding.content = _content(paths, row)
     return finding
 
 
@@ -253,23 +252,23 @@ def _compare(findings: list[Finding]) -> None:
             finding.faults[fault] = f"the same content as {earlier.id}{place}"
 
 
-def _content(paths: list[Path], row: Row) -> str:
+def _hash(row: Row, shortest: float, finding: Finding) -> None:
     digest = hashlib.sha256(f"{row.start} {row.duration}".encode())
-    for path in paths:
+    for path in filter(None, (row.audio, row.image, row.video)):
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-    return digest.hexdigest()[:32]
+    finding.content = digest.hexdigest()[:32]
 
 
 def _state(row: Row, shortest: float) -> str:
     parts = [row.split, row.label, str(row.start), str(row.duration), str(shortest)]
     for path in (row.audio, row.image, row.video):
         try:
-            state = os.stat(path) if path is not None else None
+            state = state_of(path) if path is not None else "-"
         except OSError:
-            state = None
-        parts.append(f"{path}|{state.st_size}|{state.st_mtime_ns}" if state else f"{path}|-")
+            state = "-"
+        parts.append(f"{path}|{state}")
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from xmodal.data.opening import Member
 from xmodal.files import KINDS, is_hidden, suffix_of
 
 Row = dict[str, Any]
@@ -61,7 +62,8 @@ BESIDE = frozenset({".json", ".jsonl", ".csv", ".txt", ".md", ".journal"})  # li
 class Found:
     """What a builder looks for on disk: what is missing, wrong, and passed over.
 
-    ``strict`` raises what is wrong at once; otherwise it is kept in ``errors``, and the rest goes on.
+    ``strict`` raises what is wrong at once; otherwise it is kept in ``errors``, and the rest goes on. ``in_place`` leaves the
+    members of archives where they are.
     """
 
     root: Path
@@ -70,6 +72,7 @@ class Found:
     errors: list[str] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
     apart: list[str] = field(default_factory=list)
+    in_place: bool = False
     _ids: dict[str, str] = field(default_factory=dict)
 
     def wrong(self, sentence: str) -> None:
@@ -80,15 +83,12 @@ class Found:
 
     def relative(self, path: Path) -> str:
         """Path as it stands in the manifest; ValueError for one outside its folder."""
+        if isinstance(path, Member):
+            return f"{self.relative(path.tar)}{_encodable(path.place())}"
         resolved = path.resolve()
         if not resolved.is_relative_to(self.root):
             raise ValueError(f"{path} lies outside the manifest's folder {self.root}: write the manifest into a folder above it")
-        name = str(resolved.relative_to(self.root))
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"the name of {name!r} is not valid UTF-8: rename the file") from error
-        return name
+        return _encodable(str(resolved.relative_to(self.root)))
 
     def media(self, files: dict[str, Path]) -> Row:
         """The fields audio, image and video of a clip; its video is left out where it has both others."""
@@ -102,6 +102,14 @@ class Found:
             name = f"{name}-{crc32(place.encode(errors='surrogateescape')):08x}"
             self._ids[name] = place
         return name
+
+
+def _encodable(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the name of {name!r} is not valid UTF-8: rename the file") from error
+    return name
 
 
 @dataclass

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xmodal.data.opening import Source
+
 BACKENDS = ("default", "torchcodec")
 
 
@@ -37,7 +39,7 @@ def open_sound(path: Path) -> Any:
     """
     decoders = _import().decoders
     try:
-        return decoders.AudioDecoder(str(path))
+        return decoders.AudioDecoder(path.open("rb") if isinstance(path, Source) else str(path))
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path} is not a readable sound file ({_line(error)})") from error
 
@@ -65,7 +67,7 @@ def read_frames(path: Path, times: Sequence[float], origin: float, begin: float)
     """
     decoders = _import().decoders
     try:
-        decoder = decoders.VideoDecoder(str(path))
+        decoder = decoders.VideoDecoder(path.open("rb") if isinstance(path, Source) else str(path))
         first = float(decoder.metadata.begin_stream_seconds or 0.0)
         # The last picture is shown until the end, where rounding may put a time just behind it.
         latest = float(decoder.metadata.end_stream_seconds) - 1e-4

@@ -12,6 +12,8 @@ from pathlib import Path
 from struct import unpack
 from typing import Any
 
+from xmodal.data.opening import handed
+
 ATTACHED = 0x0400  # AV_DISPOSITION_ATTACHED_PIC: the cover of an album
 PRIMING = 0.1  # s; sound that begins so little before 0 is what an encoder puts in front, and is not heard
 TAIL = 5.0  # s before the announced end where the search for the last packet begins
@@ -30,7 +32,7 @@ def opened(path: Path, ignore_length: bool = False) -> Iterator[Any]:
 
     # The whitelist keeps a playlist in disguise from reaching for the network.
     options = {"protocol_whitelist": "file"} | ({"ignore_length": "1"} if ignore_length else {})
-    with av.open(str(path), options=options) as container:
+    with handed(path) as file, av.open(file, options=options) as container:
         yield container
 
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xmodal.data.claims import Claims, clear
-from xmodal.data.index import INDEX, Index
+from xmodal.data.index import CHUNK, INDEX, Index
 from xmodal.data.packed import DTYPES, NAMES, SHARD, Shard, pack_shard
 from xmodal.files import clean_up, write_whole
 
@@ -176,16 +176,32 @@ class FeatureStore:
 
     def holds(self, clips: Sequence[str]) -> bool:
         """Whether every clip has a row."""
-        return bool((self.index.find(clips) >= 0).all())
+        return all(bool((self.index.find(part) >= 0).all()) for _, part in _parts(clips))
+
+    def places(self, clips: Sequence[str]) -> tuple[Rows, np.ndarray]:
+        """Find rows by clip, once, and tell which clips (bool) are recorded as failures.
+
+        A clip that is not there is in shard -1. ``clips`` may be as many as there are: they are asked for in parts.
+        """
+        shard, row = np.empty(len(clips), np.int32), np.empty(len(clips), np.int32)
+        failed, failures = np.zeros(len(clips), bool), self.failures()
+        for start, part in _parts(clips):
+            found, here = self.index.find(part), slice(start, start + len(part))
+            shard[here], row[here] = -1, -1
+            shard[here][found >= 0] = self.index.shard[found[found >= 0]]
+            row[here][found >= 0] = self.index.row[found[found >= 0]]
+            if failures:
+                failed[here] = [clip in failures for clip in part]
+        return Rows(self.index, shard, row), failed
 
     def locate(self, clips: Sequence[str]) -> Rows:
         """Find rows by clip, once; raises KeyError that counts and names the clips that have none."""
-        found = self.index.find(clips)
-        absent = np.flatnonzero(found < 0)
+        rows = self.places(clips)[0]
+        absent = np.flatnonzero(rows.shard < 0)
         if len(absent):
             first = clips[int(absent[0])]
             raise KeyError(f"{len(absent)} of {len(clips)} clips are not in {self.root}, first {first!r}: extract them first")
-        return Rows(self.index, self.index.shard[found], self.index.row[found])
+        return rows
 
     def verify(self) -> Iterator[tuple[Path, str]]:
         """Yield each damaged shard with the reason; reads everything. The index is made anew when it is next needed."""
@@ -206,6 +222,10 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.row)
+
+    def chosen(self, indices: np.ndarray) -> Rows:
+        """Some of the rows, by number."""
+        return Rows(self.index, self.shard[indices], self.row[indices])
 
     def kinds(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         """Shape of one row, and type, of every array."""
@@ -255,6 +275,10 @@ def remembered(folder: Path, part: Later) -> str:
 def stores(folder: str | Path) -> list[FeatureStore]:
     """All stores below a folder."""
     return [FeatureStore.open(path.parent) for path in sorted(Path(folder).glob(f"*/{KEY}"))]
+
+
+def _parts(clips: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
+    return ((start, clips[start : start + CHUNK]) for start in range(0, len(clips), CHUNK))
 
 
 def _shard_name(clips: Sequence[str]) -> str:

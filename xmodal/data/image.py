@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xmodal.data.opening import handed, located
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -25,7 +27,7 @@ def load_image(path: str | Path, width: int | None = None, height: int | None = 
 
     Raises FileNotFoundError for a missing file and ValueError for one that is not a readable picture.
     """
-    path = Path(path)
+    path = located(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no picture {path}")
     return as_pixels(read_picture(path), width, height)
@@ -35,13 +37,14 @@ def read_picture(path: Path) -> Image.Image:
     """The file's picture as `upright` gives it; ValueError for one that is not a readable picture."""
     from PIL import Image
 
-    try:
-        with Image.open(path, formats=FORMATS) as picture:
-            return upright(picture)
-    except Exception as error:  # Pillow's readers raise a dozen kinds for damage, of which SyntaxError is one
-        reason = " ".join(str(error).split()) or type(error).__name__
-        expected = ", ".join(each.lower() for each in FORMATS)
-        raise ValueError(f"{path} is not a readable picture: expected {expected} ({reason[:300]})") from error
+    with handed(path) as file:
+        try:
+            with Image.open(file, formats=FORMATS) as picture:
+                return upright(picture)
+        except Exception as error:  # Pillow's readers raise a dozen kinds for damage, of which SyntaxError is one
+            reason = " ".join(str(error).split()) or type(error).__name__
+            expected = ", ".join(each.lower() for each in FORMATS)
+            raise ValueError(f"{path} is not a readable picture: expected {expected} ({reason[:300]})") from error
 
 
 def upright(picture: Image.Image) -> Image.Image:

@@ -17,11 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from xmodal.data.packed import MAPPINGS, SHARD, Arrays, Packed, Shard, pack
+from xmodal.data.packed import MAPPINGS, SHARD, Arrays, Packed, Shard, Spool, pack, room
 from xmodal.files import write_whole
 
 INDEX = "index.bin"
-MANY = 64  # shards; the headers of fewer are read faster than a file is worth
+MANY = 64  # shards; the headers of fewer are read faster than a file is worth, unless they hold many rows
+MANY_ROWS = 100_000
+PART = 1 << 18  # rows that are sorted at a time
+CHUNK = 1 << 16  # names that are looked for at a time
 FORMAT = 1
 
 
@@ -43,8 +46,6 @@ class Index:
     def of(cls, root: Path) -> Index:
         """Of a folder as it is now. Raises ValueError for a damaged shard, OSError for one that cannot be read."""
         present = _present(root)
-        if len(present) < MANY:
-            return cls(root, *_made(root, present))
         try:
             found = Packed(root / INDEX)
             if found.content["format"] == FORMAT and [shard[:3] for shard in found.content["shards"]] == present:
@@ -55,8 +56,10 @@ class Index:
             if (root / INDEX).exists():
                 raise error
         shards, arrays = _made(root, present)
-        with suppress(OSError):  # a folder that cannot be written to is read all the same
-            write_whole(root / INDEX, pack({"format": FORMAT, "shards": shards}, arrays))
+        if len(present) >= MANY or len(arrays["first"]) >= MANY_ROWS:
+            with suppress(OSError):  # a folder that cannot be written to is read all the same
+                write_whole(root / INDEX, pack({"format": FORMAT, "shards": shards}, arrays))
+                return cls(root, shards, Packed(root / INDEX).arrays)
         return cls(root, shards, arrays)
 
     def __len__(self) -> int:
@@ -95,22 +98,42 @@ def _present(root: Path) -> list[list[Any]]:
 
 
 def _made(root: Path, present: list[list[Any]]) -> tuple[list[Any], Arrays]:
-    """Shards and arrays, of the headers."""
-    shards, hashes = [], [np.zeros((0, 2), np.uint64)]
+    """Shards and arrays, of the headers; what takes memory by the row lies on disk."""
+    shards, counts = [], [0]
+    hashes = Spool(np.uint64, 2)
     failed: dict[str, str] = {}
     for name, size, changed in present:
         shard = Shard(root / f"{name}{SHARD}")
         shards.append([name, size, changed, len(shard.clips), shard.start, shard.entries])
-        hashes.append(_hashes(shard.clips))
-        failed |= shard.failed
-    both = np.concatenate(hashes)
-    order = np.argsort(both[:, 0], kind="stable")
-    counts = [shard[3] for shard in shards]
-    number = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
-    row = np.concatenate([np.zeros(0, np.int32), *(np.arange(count, dtype=np.int32) for count in counts)])
-    arrays = {"first": both[order, 0].view(np.int64), "second": both[order, 1].view(np.int64)}
+        counts.append(len(shard.clips))
+        hashes.add(_hashes(shard.clips))
+        failed.update(shard.failed)
+    both, begins = hashes.array(), np.cumsum(counts)
+    kinds = {"first": np.int64, "second": np.int64, "shard": np.int32, "row": np.int32}
+    arrays = {name: room(len(both), kind) for name, kind in kinds.items()}
+    done = 0
+    for order in _sorted(both[:, 0]):
+        number = np.searchsorted(begins, order, "right") - 1
+        rows = (both[order, 0].view(np.int64), both[order, 1].view(np.int64), number, order - begins[number])
+        for array, values in zip(arrays.values(), rows, strict=True):
+            array[done : done + len(order)] = values
+        done += len(order)
     text = np.frombuffer(json.dumps(failed).encode(), np.uint8)
-    return shards, {**arrays, "shard": number[order], "row": row[order], "failed": text}
+    return shards, {**arrays, "failed": text}
+
+
+def _sorted(values: np.ndarray) -> Iterator[np.ndarray]:
+    """The stable order of uint64 values that lie evenly, in parts, so that no more than one part is in memory."""
+    bits = min(8, (len(values) // PART).bit_length())
+    if not bits:
+        yield np.argsort(values, kind="stable")
+        return
+    part = np.empty(len(values), np.uint8)
+    for at in range(0, len(values), PART):
+        part[at : at + PART] = values[at : at + PART] >> np.uint64(64 - bits)
+    for number in range(1 << bits):
+        chosen = np.flatnonzero(part == number)
+        yield chosen[np.argsort(values[chosen], kind="stable")]
 
 
 def _hashes(clips: Sequence[str]) -> np.ndarray:

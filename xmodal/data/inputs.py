@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from xmodal.data.opening import is_url, located
 from xmodal.files import KINDS, is_file, is_folder, kind_of, media_in, passed_over, suffix_of
 
 LONGEST_SLUG = 80  # bytes
@@ -22,7 +23,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Asked:
-    """One input: its modality, the file (or the text itself), and the stem of what is made of it."""
+    """One input: its modality, the file (or the text itself, or a URL), and the stem of what is made of it."""
 
     modality: str
     content: Path | str
@@ -47,7 +48,7 @@ def modality(asked: str | Path) -> str:
 
 
 def read(inputs: Sequence[str | Path], takes: Sequence[str], say: Say | None = None) -> list[Asked]:
-    """Files, folders of them, texts, and files with a text on every line, of the modalities that are taken.
+    """Files, folders of them, URLs, texts, and files with a text on every line, of the modalities that are taken.
 
     Where sounds are taken and no videos, a video stands for its sound. ``say`` hears what is passed over in folders. Raises
     FileNotFoundError or ValueError for what is not there, is empty, or is not taken.
@@ -84,6 +85,11 @@ def _one(item: str, takes: Sequence[str]) -> Asked:
     if kind != "text" and _as(kind, takes) not in takes:
         wanted = " or ".join(NAMES[each][1] for each in takes)
         raise ValueError(f"{item} is a {NAMES[kind][0]}, of which nothing can be made here: give {wanted}")
+    if is_url(item):
+        place = located(item)
+        if not place.is_file():
+            raise FileNotFoundError(f"there is nothing at {item}")
+        return Asked(_as(kind, takes), item, place.stem)
     if not is_file(item):
         what = NAMES[next(each for each in takes if each != "text") if kind == "text" else kind][0]
         raise FileNotFoundError(f"there is no {what} file {item!r}")

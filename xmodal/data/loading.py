@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,7 +43,7 @@ class Loader:
         epoch: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        groups: Sequence[int] | None = None,
+        groups: Sequence[int] | np.ndarray | None = None,
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
@@ -49,13 +51,13 @@ class Loader:
         self.rank, self.world_size = rank, world_size
         self.groups = None if groups is None else np.asarray(groups)
         self.epoch, self.seen, self._resumed, self._peeked = epoch, 0, False, False
-        self._order: list[tuple[int, list[int]]] = []
+        self._turn = _Turn()
         self._loader: DataLoader[Any] | None = None
         if isinstance(source, PairedMediaSet):
             self._loader = DataLoader(
                 dataset=_Batches(source),
                 batch_size=None,
-                sampler=self._order,
+                sampler=self._turn,
                 collate_fn=_as_is,
                 num_workers=num_workers,
                 persistent_workers=num_workers > 0,
@@ -63,7 +65,11 @@ class Loader:
             )
 
     def __len__(self) -> int:
-        return len(self._batches(self.epoch, 0)) // self.world_size
+        if self.groups is None:
+            batches = len(_cut(len(self.source), self.batch_size, self._whole(len(self.source)))) - 1
+        else:
+            batches = int((-(-np.unique(self.groups, return_counts=True)[1] // self.batch_size)).sum())
+        return batches // self.world_size if self.shuffle else -(-batches // self.world_size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         # Lightning asks for an iterator more often than it uses one, and stops at the last batch without asking for more.
@@ -71,17 +77,17 @@ class Loader:
             self._peeked = False  # the rest of that epoch
         elif self.seen and not self._resumed:
             self.epoch, self.seen = self.epoch + 1, 0
-        batches = self._batches(self.epoch, self.seen)
-        if not batches:  # the checkpoint was written at the end of its epoch
+        turn = self._batches(self.epoch, self.seen)
+        if not len(turn.begins):  # the checkpoint was written at the end of its epoch
             self.epoch, self.seen = self.epoch + 1, 0
-            batches = self._batches(self.epoch, 0)
+            turn = self._batches(self.epoch, 0)
             # Lightning then takes one batch, finds its epoch done, and asks anew: that batch was trained on.
-            self._peeked = self._resumed and len(batches) > self.world_size
+            self._peeked = self._resumed and len(turn.begins) > self.world_size
         self._resumed = False
-        self._order[:] = [(self.epoch, batch) for batch in batches[self.rank :: self.world_size]]
-        rounds = range(0, len(batches), self.world_size)
-        for start, batch in zip(rounds, self._loader or map(self._read, list(self._order)), strict=True):
-            self.seen += sum(map(len, batches[start : start + self.world_size]))
+        rounds = (turn.ends - turn.begins).reshape(-1, self.world_size).sum(1)
+        self._turn.become(turn, slice(self.rank, None, self.world_size))
+        for clips, batch in zip(rounds, self._loader or map(self._read, self._turn), strict=True):
+            self.seen += int(clips)
             yield batch
             self._peeked = False
 
@@ -102,25 +108,54 @@ class Loader:
     def _read(self, batch: tuple[int, list[int]]) -> dict[str, Any]:
         return self.source.batch(batch[1], batch[0])
 
-    def _batches(self, epoch: int, seen: int) -> list[list[int]]:
-        """What an epoch gives to all ranks after ``seen`` clips; their number is a multiple of ``world_size``."""
+    def _batches(self, epoch: int, seen: int) -> _Turn:
+        """What an epoch gives to all ranks after ``seen`` clips; the number of its batches is a multiple of ``world_size``."""
         random = np.random.default_rng([self.seed, epoch])
-        order = random.permutation(len(self.source)) if self.shuffle else np.arange(len(self.source))
+        order = np.arange(len(self.source), dtype=np.uint32)
+        if self.shuffle:
+            random.shuffle(order)
         if self.groups is None:
-            batches = _cut(order[seen:], self.batch_size)
-            if self.shuffle and len(order) >= self.batch_size and batches and len(batches[-1]) < self.batch_size:
-                batches.pop()
+            cuts = _cut(len(order) - seen, self.batch_size, self._whole(len(order))) + seen
+            begins, ends = cuts[:-1], cuts[1:]
         else:
-            batches = [
-                part for group in np.unique(self.groups) for part in _cut(order[self.groups[order] == group], self.batch_size)
-            ]
+            order = order[np.argsort(self.groups[order], kind="stable")]
+            edges = np.concatenate([[0], np.cumsum(np.unique(self.groups, return_counts=True)[1])]).tolist()
+            each = [_cut(end - start, self.batch_size) + start for start, end in pairwise(edges)]
+            begins, ends = (np.concatenate([cuts[part] for cuts in each]) for part in (slice(None, -1), slice(1, None)))
             if self.shuffle:
-                batches = [batches[number] for number in random.permutation(len(batches))]
-            batches = _after(batches, seen)
-        if extra := len(batches) % self.world_size:
+                mixed = random.permutation(len(begins))
+                begins, ends = begins[mixed], ends[mixed]
+            # The batches after the first ``seen`` clips; one that was begun is given again.
+            first = int(np.searchsorted(np.cumsum(ends - begins), seen, "right"))
+            begins, ends = begins[first:], ends[first:]
+        if extra := len(begins) % self.world_size:
             # In training a few clips wait for another epoch; elsewhere the first are given again, as Lightning does.
-            batches = batches[:-extra] if self.shuffle else batches + (batches * self.world_size)[: self.world_size - extra]
-        return batches
+            count = len(begins) - extra + (0 if self.shuffle else self.world_size)
+            begins, ends = np.resize(begins, count), np.resize(ends, count)
+        return _Turn(epoch, order, begins, ends)
+
+    def _whole(self, clips: int) -> bool:
+        """Whether an incomplete last batch is left out."""
+        return self.shuffle and clips >= self.batch_size
+
+
+class _Turn:
+    """Batches of one epoch, as (epoch, numbers of clips); lists are made of them one at a time."""
+
+    def __init__(self, epoch: int = 0, *arrays: np.ndarray) -> None:
+        self.epoch = epoch
+        self.order, self.begins, self.ends = arrays or (np.empty(0, np.uint32), *(np.empty(0, np.int64) for _ in range(2)))
+
+    def become(self, other: _Turn, part: slice) -> None:
+        """Give some batches of another from now on; who iterates already goes on with the former ones."""
+        self.epoch, self.order, self.begins, self.ends = other.epoch, other.order, other.begins[part], other.ends[part]
+
+    def __len__(self) -> int:
+        return len(self.begins)
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        epoch, order = self.epoch, self.order
+        return ((epoch, order[begin:end].tolist()) for begin, end in zip(self.begins, self.ends, strict=True))
 
 
 class Resident:
@@ -134,7 +169,11 @@ class Resident:
             raise ValueError(
                 f"the {' and the '.join(media.inputs)} is read from files: run `xmodal cache` first, with no random crop"
             )
-        self.texts = [(row.id, row.label, row.text) for row in media.rows]
+        # Objects for each row would take ten times as much memory as their bytes.
+        self._ends, self._texts = np.zeros(len(media.rows) + 1, np.int64), bytearray()
+        for number, row in enumerate(media.rows, 1):
+            self._texts += marshal.dumps((row.id, row.label, row.text))
+            self._ends[number] = len(self._texts)
         self.device = device
         self.arrays: dict[str, torch.Tensor] = {}
         for rows in media.stored:
@@ -147,14 +186,17 @@ class Resident:
                     self.arrays[name][start : start + len(values)] = torch.from_numpy(values)
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self._ends) - 1
 
     def batch(self, indices: Sequence[int], epoch: int = 0) -> dict[str, Any]:
         """Clips by number, (B, ...) each, float16 as float32."""
-        ids, names, captions = zip(*(self.texts[index] for index in indices), strict=True)
+        ids, names, captions = zip(*map(self._text, indices), strict=True)
         chosen = torch.as_tensor(indices, device=self.device)
         rows = {name: plain(array.index_select(0, chosen)) for name, array in self.arrays.items()}
         return {"id": list(ids), "name": list(names), "caption": list(captions), **rows}
+
+    def _text(self, index: int) -> tuple[str, str, str]:
+        return marshal.loads(self._texts[self._ends[index] : self._ends[index + 1]])
 
 
 def stored_bytes(media: PairedMediaSet) -> int:
@@ -185,17 +227,10 @@ class _Batches(Dataset[dict[str, Any]]):
         return self.media.batch(batch[1], batch[0])
 
 
-def _cut(order: np.ndarray, size: int) -> list[list[int]]:
-    return [order[start : start + size].tolist() for start in range(0, len(order), size)]
-
-
-def _after(batches: list[list[int]], seen: int) -> list[list[int]]:
-    """The batches after the first ``seen`` clips; a batch that was begun is given again."""
-    first = 0
-    while first < len(batches) and seen >= len(batches[first]):
-        seen -= len(batches[first])
-        first += 1
-    return batches[first:]
+def _cut(clips: int, size: int, whole: bool = False) -> np.ndarray:
+    """Where batches of so many clips begin and end, one after the other; the last one may be smaller unless all are whole."""
+    cuts = np.arange(0, max(clips, 0) + 1, size)
+    return cuts if whole or cuts[-1] == max(clips, 0) else np.append(cuts, clips)
 
 
 def _as_is(batch: Any) -> Any:

@@ -57,7 +57,7 @@ class PairedMediaSet(Dataset[dict[str, Any]]):
         inputs: Sequence[str] = MEDIA,
         stored: Sequence[Rows] = (),
         seed: int = 0,
-        lengths: Sequence[int] | None = None,
+        lengths: Sequence[int] | np.ndarray | None = None,
         backend: str = "default",
         frames: int = 1,
     ) -> None:
@@ -113,7 +113,7 @@ class PairedMediaSet(Dataset[dict[str, Any]]):
             raise ValueError(f"the row {row.id!r} of the manifest names neither audio nor video")
         channels, rate = load_channels(source, row.start, row.duration, backend=self.backend)
         waveform = resample(mixed_down(channels, source), rate, self.sample_rate)
-        length = round(self.seconds * self.sample_rate) if self.lengths is None else self.lengths[index]
+        length = round(self.seconds * self.sample_rate) if self.lengths is None else int(self.lengths[index])
         if self.crop != "loudest" and len(waveform) > length:
             starts = (len(waveform) - length) // self.sample_rate + 1
             start = int(np.random.default_rng([self.seed, epoch, index]).integers(starts)) * self.sample_rate
@@ -145,13 +145,13 @@ class PairedMediaSet(Dataset[dict[str, Any]]):
         return shown[0] if self.frames == 1 else torch.stack(shown)
 
 
-def bucket_lengths(rows: Sequence[Row], step: float, longest: float, sample_rate: int) -> list[int]:
-    """Samples that each row's sound gets: its seconds, rounded up to a multiple of ``step``, at most ``longest``.
+def bucket_lengths(rows: Sequence[Row], step: float, longest: float, sample_rate: int) -> np.ndarray:
+    """Samples (int64) that each row's sound gets: its seconds, rounded up to a multiple of ``step``, at most ``longest``.
 
     Read from the manifest's durations, or else from the files' headers; a file without a readable one gets ``longest``.
     """
-    lengths = []
-    for row in rows:
+
+    def length(row: Row) -> int:
         seconds = row.duration
         if seconds is None and (source := row.audio or row.video) is not None:
             try:
@@ -159,8 +159,9 @@ def bucket_lengths(rows: Sequence[Row], step: float, longest: float, sample_rate
             except (ValueError, OSError):
                 seconds = longest  # reading it will say what is wrong
         steps = max(1, -(-round((seconds or longest) * 1000) // round(step * 1000)))
-        lengths.append(round(min(steps * step, longest) * sample_rate))
-    return lengths
+        return round(min(steps * step, longest) * sample_rate)
+
+    return np.fromiter(map(length, rows), np.int64, len(rows))
 
 
 def augmented_sound(waveform: torch.Tensor, random: np.random.Generator) -> torch.Tensor:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
+import numpy as np
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from xmodal.data.codec import check_backend, codec_name
-from xmodal.data.features import FeatureStore, Key, remembered
+from xmodal.data.features import FeatureStore, Key, Rows, remembered
 from xmodal.data.loading import Loader, Resident, free_bytes, stored_bytes
 from xmodal.data.manifest import Manifest, Row
 from xmodal.data.media import INPUTS, MEDIA, PairedMediaSet, bucket_lengths
+from xmodal.data.opening import check_here, located, state_of
 from xmodal.frozen import Later
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -61,6 +63,8 @@ class PairedMedia(LightningDataModule):
         frames: of a video, evenly spaced over the clip's stretch of it: ``pixels`` (B, F, 3, H, W) for a task that reads
             several (a picture file is given as F equal frames). 1 gives the middle one, (B, 3, H, W).
         predict_inputs: what ``predict`` reads of each clip, ``waveform`` or ``pixels``; default: what the task says, or sounds.
+        remote: also read media that the manifest names by URLs elsewhere (`http://`, `s3://`); those beside a manifest that is
+            itself given by its URL are read anyhow.
         rows_per_shard: clips in one file of the store, the piece that `xmodal cache` computes and loses at most; take a few
             thousand for millions of clips with small features.
 
@@ -69,7 +73,7 @@ class PairedMedia(LightningDataModule):
 
     def __init__(
         self,
-        manifest: Path,
+        manifest: str | Path,
         sample_rate: int = 16000,
         seconds: float = 5.0,
         predict_seconds: float = 10.0,
@@ -91,8 +95,11 @@ class PairedMedia(LightningDataModule):
         frames: int = 1,
         predict_inputs: Sequence[str] | None = None,
         rows_per_shard: int = 256,
+        remote: bool = False,
     ) -> None:
         super().__init__()
+        if cache is not None:
+            check_here(cache, "the cache of features")
         if rows_per_shard < 1:
             raise ValueError(f"rows_per_shard must be at least 1, not {rows_per_shard}")
         _check_choice("crop", crop, CROPS)
@@ -106,7 +113,7 @@ class PairedMedia(LightningDataModule):
             raise ValueError(f"frames must be at least 1, not {frames}")
         if bucket_seconds is not None and not 0 < bucket_seconds <= seconds:
             raise ValueError(f"bucket_seconds must lie between 0 and seconds ({seconds}), not {bucket_seconds}")
-        self.manifest, self.sample_rate, self.short = Path(manifest), sample_rate, short
+        self.manifest, self.sample_rate, self.short = located(manifest), sample_rate, short
         self.seconds, self.predict_seconds = seconds, predict_seconds
         self.size, self.crop, self.inputs = (width, height), crop, tuple(inputs)
         self.batch_size, self.num_workers = batch_size, num_workers
@@ -115,7 +122,7 @@ class PairedMedia(LightningDataModule):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.device_resident, self.bucket_seconds, self.backend = device_resident, bucket_seconds, backend
         self.frames, self.predict_inputs = frames, predict_inputs
-        self.rows_per_shard = rows_per_shard
+        self.rows_per_shard, self.remote = rows_per_shard, remote or None
         self._prints: dict[Any, str] = {}
 
     def train_dataloader(self) -> Loader:
@@ -135,7 +142,7 @@ class PairedMedia(LightningDataModule):
         inputs = self.predict_inputs
         if inputs is None:
             inputs = getattr(self._task(), "predict_inputs", ("waveform",))
-        dataset = self.media(Manifest(self.manifest), inputs)
+        dataset = self.media(Manifest(self.manifest, remote=self.remote), inputs)
         dataset.seconds = self.predict_seconds
         return DataLoader(
             dataset=dataset,
@@ -182,13 +189,12 @@ class PairedMedia(LightningDataModule):
         """Whether a clip's sound is the same, and as long as others, at every reading: only then what it makes is stored."""
         return crop == "loudest" and self.bucket_seconds is None
 
-    def clip_names(self, rows: Sequence[Row], inputs: Sequence[str]) -> list[str]:
-        """Name each row by what its files are now: a file that is replaced is another clip."""
-        root = self.manifest.parent.resolve()
-        return ["|".join([row.id, *(_file_state(row, name, root) for name in inputs)]) for row in rows]
+    def clip_names(self, rows: Sequence[Row], inputs: Sequence[str]) -> Sequence[str]:
+        """Name each row, when it is asked for, by what its files are then: a file that is replaced is another clip."""
+        return ClipNames(rows, tuple(inputs), self.manifest.parent.resolve())
 
     def _loader(self, split: str, crop: str = "loudest") -> Loader:
-        rows = Manifest(self.manifest, split)
+        rows = Manifest(self.manifest, split, self.remote)
         if self.cache is None:
             asked = ("pan",) if any("pan" in feature.inputs for feature in self._features().values()) else ()
             dataset = self.media(rows, tuple(dict.fromkeys((*self.inputs, *asked))), crop)
@@ -223,32 +229,32 @@ class PairedMedia(LightningDataModule):
             return dataset
         return Resident(dataset, device)
 
-    def _cached(self, rows: Sequence[Row], crop: str) -> PairedMediaSet:
+    def _cached(self, rows: Manifest, crop: str) -> PairedMediaSet:
         task, features = self._task(), self._features()
         if task is not None:
             task.feature_dtype = self.cache_dtype
-        found: list[tuple[FeatureStore, list[str]]] = []
+        found: list[Rows] = []
         needed = set(self.inputs) if not features else {"pan"} & set(self.inputs)
         needed -= {name for feature in features.values() for name in feature.inputs}
-        bad: set[int] = set()
+        bad = np.zeros(len(rows), bool)
         for name, feature in features.items():
             store = self.store(feature, crop, getattr(self.trainer, "precision", "32-true"))
-            clips = self.clip_names(rows, feature.inputs)
-            failed = store.failures() if store is not None else {}
-            if store is None or not store.holds([clip for clip in clips if clip not in failed]):
+            if store is not None:
+                places, failed = store.places(self.clip_names(rows, feature.inputs))
+            if store is None or not ((places.shard >= 0) | failed).all():
                 needed |= set(feature.inputs)
                 changing = "what is heard changes from clip to clip or epoch to epoch: crop, bucket_seconds"
                 why = changing if store is None else "not all are stored: run `xmodal cache` with this recipe"
                 rank_zero_warn(f"the {name} are computed anew in every epoch ({why})")
                 continue
-            bad |= {index for index, clip in enumerate(clips) if clip in failed}
-            found.append((store, clips))
-        kept = [index for index in range(len(rows)) if index not in bad]
-        if bad:
-            rank_zero_warn(f"{len(bad)} of {len(rows)} clips are left out: the cache records them as unreadable")
-        stored = [store.locate([clips[index] for index in kept]) for store, clips in found]
-        dataset = self.media([rows[index] for index in kept], sorted(needed), crop)
-        dataset.stored = tuple(stored)
+            bad |= failed
+            found.append(places)
+        if bad.any():
+            rank_zero_warn(f"{bad.sum()} of {len(rows)} clips are left out: the cache records them as unreadable")
+            kept = np.flatnonzero(~bad)
+            rows, found = rows.chosen(kept), [places.chosen(kept) for places in found]
+        dataset = self.media(rows, sorted(needed), crop)
+        dataset.stored = tuple(found)
         return dataset
 
     def _task(self) -> Any:
@@ -286,13 +292,35 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
+class ClipNames(Sequence[str]):
+    """Names of rows by the state of their files, made when they are asked for; a slice is a list."""
+
+    def __init__(self, rows: Sequence[Row], inputs: tuple[str, ...], root: Path) -> None:
+        self.rows, self.inputs, self.root = rows, inputs, root
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self._name(row) for row in self.rows[index]]
+        return self._name(self.rows[index])
+
+    def _name(self, row: Row) -> str:
+        return "|".join([row.id, *(_file_state(row, name, self.root) for name in self.inputs)])
+
+
 def _file_state(row: Row, name: str, root: Path) -> str:
     path = (row.image if name == "pixels" else row.audio) or row.video
     if path is None:
         return f"no {name}"
     try:
-        state = os.stat(path)
+        state = state_of(path)
     except OSError:
         return f"{path.relative_to(root)}|gone"
     part = f"|{row.start}+{row.duration}" if name != "pixels" or path == row.video else ""
-    return f"{path.relative_to(root)}|{state.st_size}|{state.st_mtime_ns}{part}"
+    return f"{path.relative_to(root)}|{state}{part}"

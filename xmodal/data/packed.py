@@ -14,8 +14,9 @@ import struct
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 from threading import Lock
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -28,6 +29,7 @@ SHARD = ".safetensors"
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "U8": np.uint8}
 NAMES = {np.dtype(kind): name for name, kind in DTYPES.items()}
 MAX_HEADER = 100_000_000
+IN_MEMORY = 1 << 24  # bytes of an array; larger ones are filled on disk
 AGAIN = "remove it and extract again"
 Arrays = dict[str, np.ndarray]
 
@@ -97,13 +99,13 @@ class Shard(Packed):
                 raise ValueError(f"{self.path}: the bytes of {name!r} have changed: remove the file and extract again")
 
 
-def pack_shard(clips: list[str], arrays: Mapping[str, np.ndarray], failed: Mapping[str, str]) -> Iterator[bytes]:
+def pack_shard(clips: list[str], arrays: Mapping[str, np.ndarray], failed: Mapping[str, str]) -> Iterator[bytes | memoryview]:
     """The bytes of a shard; equal content gives equal bytes."""
     hashes = {name: hashlib.sha256(np.ascontiguousarray(arrays[name]).data).hexdigest() for name in sorted(arrays)}
     return pack({"clips": clips, "failed": dict(sorted(failed.items())), "sha256": hashes}, arrays)
 
 
-def pack(content: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Iterator[bytes]:
+def pack(content: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
     """The bytes of a file in the safetensors layout, with a hash of its header in it."""
     ready = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
     entries: dict[str, dict[str, Any]] = {}
@@ -113,7 +115,7 @@ def pack(content: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Iterator[
         entries[name] = {"dtype": NAMES[array.dtype], "shape": list(array.shape), "data_offsets": ends}
         offset = ends[1]
     yield head({**content, "header": _header_hash(content, entries)}, entries)
-    yield from (array.tobytes() for array in ready.values())
+    yield from (array.reshape(-1).view(np.uint8).data for array in ready.values())
 
 
 def head(content: Mapping[str, Any], entries: Mapping[str, Any]) -> bytes:
@@ -145,6 +147,44 @@ def mapped(path: Path, size: int, start: int, entries: Mapping[str, Mapping[str,
         begin, end = entry["data_offsets"]
         found[name] = base[start + begin : start + end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
     return found
+
+
+def room(count: int, dtype: Any) -> np.ndarray:
+    """An array to fill; one of many rows lies in a file without a name, not in memory."""
+    if count * np.dtype(dtype).itemsize <= IN_MEMORY:
+        return np.empty(count, dtype)
+    with TemporaryFile() as file:
+        return np.memmap(file, dtype, "w+", shape=(count,))
+
+
+class Spool:
+    """Rows that are added one after the other and then are one array; many of them lie in a file without a name."""
+
+    def __init__(self, dtype: Any, *shape: int) -> None:
+        self.dtype, self.shape = np.dtype(dtype), shape
+        self._parts: list[np.ndarray] = [np.empty((0, *shape), dtype)]
+        self._held = 0
+        self._file: IO[bytes] | None = None
+
+    def add(self, rows: np.ndarray) -> None:
+        """Add rows (n, ...)."""
+        self._parts.append(np.ascontiguousarray(rows, self.dtype))
+        self._held += self._parts[-1].nbytes
+        if self._held > IN_MEMORY:
+            self._file = self._file or TemporaryFile()  # noqa: SIM115 (`array` closes it)
+            for part in self._parts:
+                part.tofile(self._file)
+            self._parts, self._held = [], 0
+
+    def array(self) -> np.ndarray:
+        """All rows; nothing is added afterwards."""
+        if self._file is None:
+            return np.concatenate(self._parts)
+        with self._file as file:
+            for part in self._parts:
+                part.tofile(file)
+            file.flush()
+            return np.memmap(file, self.dtype, "r").reshape(-1, *self.shape)
 
 
 class Mappings:

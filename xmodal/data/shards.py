@@ -8,12 +8,13 @@ import os
 import shutil
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from uuid import uuid4
 from zlib import crc32
 
+from xmodal.data.opening import Member, in_place, is_outside
 from xmodal.files import cannot_write
 
 TEXTS = {".txt": "text", ".cls": "label"}
@@ -36,9 +37,21 @@ def unpack(shard: Path, target: Path, kinds: dict[str, str]) -> list[dict[str, A
             members = list(_members(shard, tar))
             if not target.is_dir():
                 _write(tar, [(name, member) for name, member in members if _suffix(name) in kinds], target)
-            return _rows(tar, members, shard, target, kinds)
+            return _rows(tar, members, shard, lambda name, member: target / name, kinds)
     except (tarfile.TarError, EOFError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{shard} is not a readable tar file ({error}): fetch it again") from error
+
+
+def describe(shard: Path, kinds: dict[str, str]) -> list[dict[str, Any]]:
+    """As `unpack`, but the media stay in the shard: the rows name its members. ValueError for one that is compressed, too."""
+
+    def within(name: str, member: tarfile.TarInfo) -> Path:
+        if member.issparse():
+            raise ValueError(f"{shard}: the member {member.name!r} has holes: leave --in-place out")
+        return Member(shard, member.name, member.offset_data, member.size)
+
+    with shard.open("rb") as file, in_place(shard, file) as tar:
+        return _rows(tar, list(_members(shard, tar)), shard, within, kinds)
 
 
 def _members(shard: Path, tar: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo]]:
@@ -46,8 +59,7 @@ def _members(shard: Path, tar: tarfile.TarFile) -> Iterator[tuple[str, tarfile.T
     taken: set[str] = set()
     for member in tar:
         path = PurePosixPath(member.name)
-        outside = path.is_absolute() or ".." in path.parts or "\\" in member.name or "\0" in member.name
-        if outside or member.issym() or member.islnk():
+        if is_outside(member.name) or member.issym() or member.islnk():
             raise ValueError(f"{shard} has the member {member.name!r}, which would land outside its folder: do not use this file")
         if member.isfile() and not path.name.startswith("."):
             name = "-".join(part for part in path.parts if part != ".")
@@ -60,7 +72,11 @@ def _members(shard: Path, tar: tarfile.TarFile) -> Iterator[tuple[str, tarfile.T
 
 
 def _rows(
-    tar: tarfile.TarFile, members: list[tuple[str, tarfile.TarInfo]], shard: Path, target: Path, kinds: dict[str, str]
+    tar: tarfile.TarFile,
+    members: list[tuple[str, tarfile.TarInfo]],
+    shard: Path,
+    where: Callable[[str, tarfile.TarInfo], Path],
+    kinds: dict[str, str],
 ) -> list[dict[str, Any]]:
     split = SPLITS.get(shard.stem.replace("_", "-").split("-")[0], "")
     keys = _keys([member.name for _, member in members], kinds)
@@ -77,7 +93,7 @@ def _rows(
             if kinds[suffix] in clip:
                 both = f"{clip[kinds[suffix]].name} and {name}"
                 raise ValueError(f"{shard}: {both} would be the {kinds[suffix]} of one clip, {clip['id']!r}")
-            clip[kinds[suffix]] = target / name
+            clip[kinds[suffix]] = where(name, member)
         elif suffix in TEXTS:
             clip[TEXTS[suffix]] = _read(shard, tar, member).decode("utf-8-sig").strip()
         elif suffix == ".json":

@@ -5,6 +5,7 @@ Different decoders may choose different frames for the same time: `DECODER` belo
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from heapq import merge
@@ -19,6 +20,7 @@ from xmodal.data.audio import resample
 from xmodal.data.codec import check_backend, read_frames
 from xmodal.data.container import opened, pictures, span, zero
 from xmodal.data.image import over_paper
+from xmodal.data.opening import located
 from xmodal.data.values import check_waveform
 from xmodal.files import write_beside
 
@@ -53,7 +55,7 @@ def video_duration(path: str | Path) -> float:
 
 def video_span(path: str | Path) -> tuple[float, float]:
     """When the pictures begin and end, in seconds of the file's clock, which its sound shares; errors as `video_duration`."""
-    with Film(Path(path)) as film:
+    with Film(located(path)) as film:
         return film.span
 
 
@@ -72,7 +74,7 @@ def load_frames(path: str | Path, times: Sequence[float] | int = 1, policy: str 
 
     Raises FileNotFoundError, or ValueError: unreadable, no pictures, a time beyond the end, an unknown policy.
     """
-    path = Path(path)
+    path = located(path)
     if policy not in POLICIES:
         raise ValueError(f"policy {policy!r} is not one of {', '.join(POLICIES)}")
     check_backend(backend)
@@ -100,7 +102,7 @@ def write_soundtrack(video: str | Path, waveform: Tensor, sample_rate: int, targ
     ``target`` (mp4, mkv or mov) when it is complete. Raises ValueError as `load_frames` does, for a waveform that is not
     finite, or if the container cannot hold the pictures' codec.
     """
-    video, target = Path(video), Path(target)
+    video, target = located(video), Path(target)
     waveform = waveform.detach().cpu().float()
     check_waveform(waveform)
     if sample_rate not in AAC_RATES:
@@ -143,6 +145,9 @@ class Film:
         import av
 
         self._stack.close()
+        # A frame whose side data were read is part of a circle, and holds the decoder's threads: a process that is forked then
+        # would wait for them for ever once it collects that circle. It is young, so this costs next to nothing.
+        gc.collect(1)
         if isinstance(error, av.FFmpegError):
             raise ValueError(f"{self.path} is damaged: its pictures cannot be decoded ({error})") from error
 

@@ -46,7 +46,7 @@ class Samples(Callback):
         if not trainer.is_global_zero or step == self._last or not isinstance(data, PairedMedia) or module.pipeline_class is None:
             return
         self._last = step
-        rows = Manifest(data.manifest, "validation")
+        rows = Manifest(data.manifest, "validation", data.remote)
         count = min(self.clips, len(rows))
         clips = data.media(rows, getattr(module, "predict_inputs", ("waveform",)))
         clips.seconds = data.predict_seconds

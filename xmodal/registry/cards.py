@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from xmodal.files import own_cache
+
 WEIGHTS = Path(__file__).parent.parent / "miniature" / "weights"
 HUB = "https://huggingface.co/"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -248,12 +250,6 @@ def hub_cache() -> Path:
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or Path(home) / "hub"
     return Path(os.path.expandvars(named)).expanduser()
-
-
-def own_cache() -> Path:
-    """Return the folder for what is downloaded from elsewhere than the hub: ``XMODAL_CACHE``, else ``~/.cache/xmodal``."""
-    named = os.environ.get("XMODAL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "xmodal"
-    return Path(named).expanduser()
 
 
 def instead(name: str) -> str:

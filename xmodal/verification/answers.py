@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from xmodal.files import write_whole
+from xmodal.files import own_cache, write_whole
 from xmodal.registry import models as registry
-from xmodal.registry.cards import WEIGHTS, Card, own_cache, sha256
+from xmodal.registry.cards import WEIGHTS, Card, sha256
 from xmodal.verification.cases import Answer
 
 NEAR = 10  # times its tolerance that a published answer may be missed by on another device

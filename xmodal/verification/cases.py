@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xmodal.registry.cards import own_cache, sha256
+from xmodal.files import own_cache
+from xmodal.registry.cards import sha256
 
 
 def media_folder() -> Path:
