@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 from xmodal.data.features import FeatureStore, finite_rows
-from xmodal.data.manifest import Row, valid_rows
+from xmodal.data.manifest import Manifest, valid_rows
 from xmodal.data.media import PairedMediaSet
 from xmodal.data.module import PairedMedia
+from xmodal.data.packed import Texts
 from xmodal.frozen import Feature
 
 SPLITS = ("train", "validation", "test")
@@ -44,10 +45,10 @@ def extract(
         what = f"{len(features)} features on {type(data).__name__}"
         raise ValueError(f"nothing can be cached ({what}): the recipe needs xmodal.data.PairedMedia and frozen encoders")
     warnings.filterwarnings("ignore", message="predict returned None")  # it writes shards
-    size, every = rows_per_shard or data.rows_per_shard, valid_rows(data.manifest)[0]
+    size, every = rows_per_shard or data.rows_per_shard, valid_rows(data.manifest, remote=data.remote)[0]
     plan: list[Job | str] = []
     for split in splits:
-        if rows := [row for row in every if row.split in ("", split)]:  # or a manifest without this split
+        if len(rows := every.of(split)):  # or a manifest without this split
             plan += [_planned(f"{split}: {name}", feature, data, trainer, rows, size) for name, feature in features.items()]
     jobs = [each for each in plan if isinstance(each, Job)]
     for job in jobs:
@@ -59,7 +60,7 @@ def extract(
     return [each if isinstance(each, str) else each.report() for each in plan]
 
 
-def _planned(title: str, feature: Feature, data: PairedMedia, trainer: Trainer, rows: list[Row], size: int) -> Job | str:
+def _planned(title: str, feature: Feature, data: PairedMedia, trainer: Trainer, rows: Manifest, size: int) -> Job | str:
     """What is to be done for one feature of one split, or why nothing is."""
     crop = data.crop if title.startswith("train:") else "loudest"
     store = data.store(feature, crop, trainer.precision)
@@ -86,10 +87,11 @@ class Job:
     """
 
     def __init__(
-        self, title: str, feature: Feature, store: FeatureStore, data: PairedMedia, rows: list[Row], crop: str, size: int
+        self, title: str, feature: Feature, store: FeatureStore, data: PairedMedia, rows: Manifest, crop: str, size: int
     ) -> None:
         self.title, self.feature, self.store, self.data, self.size = title, feature, store, data, size
-        self.clips, self.media = data.clip_names(rows, feature.inputs), data.media(rows, feature.inputs, crop)
+        # Named once: a file that changes meanwhile must not move its group to another shard.
+        self.clips, self.media = Texts(data.clip_names(rows, feature.inputs)), data.media(rows, feature.inputs, crop)
         self.claims, self.left = store.claims(self.clips, size), False  # left: to others, when there was nothing else to do
 
     def group(self, number: int) -> range:
@@ -119,9 +121,8 @@ class Job:
 
     def report(self) -> str:
         """How many clips are in the store, counted there."""
-        failures = self.store.failures()
-        failed = sum(clip in failures for clip in self.clips)
-        stored = int((self.store.index.find(self.clips) >= 0).sum())
+        places, failures = self.store.places(self.clips)
+        failed, stored = int(failures.sum()), int((places.shard >= 0).sum())
         rest = len(self.clips) - stored - failed  # of a run that was limited
         told = f"{self.title} of {stored} clips in {self.store.root}" + f", {failed} unreadable" * (failed > 0)
         return told + f", {rest} not yet computed" * (rest > 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import marshal
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from xmodal.data.media import PairedMediaSet, plain
+from xmodal.data.packed import Texts
 
 
 class Loader:
@@ -169,11 +170,7 @@ class Resident:
             raise ValueError(
                 f"the {' and the '.join(media.inputs)} is read from files: run `xmodal cache` first, with no random crop"
             )
-        # Objects for each row would take ten times as much memory as their bytes.
-        self._ends, self._texts = np.zeros(len(media.rows) + 1, np.int64), bytearray()
-        for number, row in enumerate(media.rows, 1):
-            self._texts += marshal.dumps((row.id, row.label, row.text))
-            self._ends[number] = len(self._texts)
+        self._texts = Texts(json.dumps((row.id, row.label, row.text)) for row in media.rows)
         self.device = device
         self.arrays: dict[str, torch.Tensor] = {}
         for rows in media.stored:
@@ -186,17 +183,14 @@ class Resident:
                     self.arrays[name][start : start + len(values)] = torch.from_numpy(values)
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self._texts)
 
     def batch(self, indices: Sequence[int], epoch: int = 0) -> dict[str, Any]:
         """Clips by number, (B, ...) each, float16 as float32."""
-        ids, names, captions = zip(*map(self._text, indices), strict=True)
+        ids, names, captions = zip(*(json.loads(self._texts[index]) for index in indices), strict=True)
         chosen = torch.as_tensor(indices, device=self.device)
         rows = {name: plain(array.index_select(0, chosen)) for name, array in self.arrays.items()}
         return {"id": list(ids), "name": list(names), "caption": list(captions), **rows}
-
-    def _text(self, index: int) -> tuple[str, str, str]:
-        return marshal.loads(self._texts[self._ends[index] : self._ends[index + 1]])
 
 
 def stored_bytes(media: PairedMediaSet) -> int:

@@ -79,6 +79,11 @@ class Manifest(Sequence[Row]):
         made._chosen = indices if self._chosen is None else self._chosen[indices]
         return made
 
+    def of(self, split: str) -> Manifest:
+        """A manifest of the rows of a split, and those that name none; each row is read for it."""
+        wanted = np.fromiter((row.split in ("", split) for row in self), bool, len(self))
+        return self.chosen(np.flatnonzero(wanted))
+
     def __len__(self) -> int:
         return len(self._lines) if self._chosen is None else len(self._chosen)
 

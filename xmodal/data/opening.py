@@ -230,10 +230,8 @@ def _files(url: str) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(url)
     except ImportError as error:
-        protocol = url.partition(":")[0]
-        raise ImportError(
-            f'{url} needs {PACKAGES.get(protocol, "a package that is missing")}: pip install "xmodal[remote]" ({error})'
-        ) from error
+        package = PACKAGES.get(url.partition(":")[0], "the package that it names")
+        raise ImportError(f"{url} needs {package}: pip install {package} ({error})") from error
 
 
 @lru_cache(maxsize=1 << 16)

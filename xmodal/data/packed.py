@@ -11,12 +11,13 @@ import json
 import mmap
 import os
 import struct
+from array import array as Ints
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Lock
-from typing import IO, Any
+from typing import IO, Any, overload
 
 import numpy as np
 
@@ -185,6 +186,29 @@ class Spool:
                 part.tofile(file)
             file.flush()
             return np.memmap(file, self.dtype, "r").reshape(-1, *self.shape)
+
+
+class Texts(Sequence[str]):
+    """Texts held as their bytes; an object is made of one when it is asked for, and a slice is a list."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._bytes, self._ends = bytearray(), Ints("q", [0])
+        for text in texts:
+            self._bytes += text.encode("utf-8", "surrogatepass")
+            self._ends.append(len(self._bytes))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        numbers = range(len(self))[index]
+        if isinstance(numbers, range):
+            return [self[number] for number in numbers]
+        return self._bytes[self._ends[numbers] : self._ends[numbers + 1]].decode("utf-8", "surrogatepass")
 
 
 class Mappings:
