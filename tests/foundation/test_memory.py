@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from xmodal.__main__ import run
-from xmodal.foundation import memory, stable_diffusion
+from xmodal.foundation import audioldm, memory, stable_diffusion
 
 ROW = 10 * 1000 * 4  # bytes of a batch of ten thousand-wide float32 rows
 
@@ -119,6 +119,29 @@ def test_slices_and_tiles_paint_the_same() -> None:
     assert torch.allclose(painter.generate(embeds, **options), before, atol=1e-4)
 
 
+def test_what_sounds_need() -> None:
+    generator = next(iter(audioldm.tiny().values()))()
+    one, four = (generator.activations("unet", batch) for batch in (1, 4))  # type: ignore[attr-defined]
+    assert 0 < one < four <= 4 * one
+    for part in ("unet", "vae"):
+        assert generator.activations(part, 1, 4 * generator.seconds) > generator.activations(part, 1)  # type: ignore[attr-defined]
+    assert all(value.device.type == "cpu" for value in generator.parameters())
+    assert torch.isfinite(generator.generate(torch.randn(1, generator.cond_dim), guidance_scale=1.0, num_inference_steps=1)).all()
+
+
+def test_a_copy_without_weights_touches_nothing() -> None:
+    painter = stable_diffusion.tiny()["StableDiffusion"]()
+    before, print_before = dict(painter.named_parameters()), painter.fingerprint()
+    twin = memory.without_weights(painter, torch.bfloat16)
+    assert {value.device.type for value in twin.parameters()} == {"meta"}
+    assert {value.dtype for value in twin.parameters()} == {torch.bfloat16}
+    embeds, latents = (torch.zeros(1, *shape, device="meta") for shape in ((77, 16), (4, 8, 8)))
+    assert memory.peak(lambda: twin.loss(latents, embeds)) > 0
+    assert all(value is before[name] for name, value in painter.named_parameters())
+    assert painter.fingerprint() == print_before
+    assert torch.isfinite(painter.loss(torch.randn(1, 4, 8, 8), torch.randn(1, 77, 16)))
+
+
 @pytest.mark.slow
 def test_generate_within_a_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import numpy as np
@@ -131,3 +154,11 @@ def test_generate_within_a_budget(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert (tmp_path / "out" / "a.png").is_file()
     with pytest.raises(ValueError, match="is no size of memory"):
         run([*words, "--memory", "much"])
+    picture = ["generate", str(tmp_path / "out" / "a.png"), "--to", "audio", "--steps", "1", "--device", "cpu"]
+    run([*picture, "-o", str(tmp_path / "sounds"), "--memory", "60MB"])
+    assert "v2a-mini within 0.06 GB by " in capsys.readouterr().err
+    assert (tmp_path / "sounds" / "a.wav").is_file()
+    with pytest.raises(ValueError, match="cannot tell what --candidates need"):
+        run([*picture, "--memory", "60MB", "--candidates", "2"])
+    with pytest.raises(ValueError, match="cannot tell what .* needs, only what Stable Diffusion and AudioLDM do"):
+        run(["generate", "a bell", "--to", "audio", "--memory", "60MB", "--device", "cpu"])

@@ -79,6 +79,11 @@ def test_what_is_counted_is_what_is_there() -> None:
     assert offloading.resident(nn.Linear(1000, 1000), torch.float32, by_layers=True) == 4 * 1001 * 1000
 
 
+def test_the_first_layer_of_any_unet_stays() -> None:
+    for channels, width in ((4, 320), (8, 128), (8, 256)):  # Stable Diffusion, AudioLDM small and large
+        assert memory.weights(nn.Conv2d(channels, width, 3)) < offloading.SMALL
+
+
 def test_a_pipeline_works_layer_by_layer() -> None:
     import xmodal
 

@@ -236,8 +236,12 @@ def test_a_pipeline_generates(tmp_path: Path) -> None:
     pipe = xmodal.pipeline("v2a-regression-mini", quantize="nf4")
     assert pipe.generator.quantized == pipe.encoder.quantized == "nf4"
     assert not list(quantized.layers(pipe.mapper)) or not hasattr(pipe.mapper, "quantized")
-    sound = pipe(torch.rand(3, 64, 64), num_inference_steps=1, output_type="pt").audios
+    options: dict[str, Any] = {"num_inference_steps": 1, "output_type": "pt"}
+    pixels, noise = torch.rand(3, 64, 64), torch.Generator()
+    sound = pipe(pixels, generator=noise.manual_seed(0), **options).audios
     assert torch.isfinite(sound).all()
+    pipe.enable_sequential_cpu_offload("cpu")
+    assert torch.equal(pipe(pixels, generator=noise.manual_seed(0), **options).audios, sound)
 
 
 def test_what_is_heard_is_not_made_of_fewer_bits() -> None:

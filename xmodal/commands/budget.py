@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from inspect import signature
 from typing import Any
 
@@ -14,7 +14,7 @@ def budget_options(parser: ArgumentParser, at_once: int) -> None:
     """What a generation may take."""
     fewer = f"results made at once (default: {at_once}; fewer where the device's memory ends)"
     parser.add_argument("--batch-size", type=positive, default=at_once, metavar="N", help=fewer)
-    budget = "of the device: precision, batch and offloading are chosen to fit, and said (pictures of Stable Diffusion)"
+    budget = "of the device: precision, batch and offloading are chosen to fit, and said (Stable Diffusion, AudioLDM)"
     parser.add_argument("--memory", metavar="8GB", help=budget)
     fewer = "frozen weights in 8 or 4 bits (pip install 'xmodal[quantize]')"
     parser.add_argument("--quantize", choices=["int8", "nf4"], help=fewer)
@@ -38,11 +38,13 @@ def check_options(pipe: Any, name: str, options: Iterable[str]) -> None:
             raise ValueError(f"the adapter {name} has no option {option}: leave it out")
 
 
-def fit_into(budget: int, pipe: Any, name: str, device: str, batch_size: int, say: Callable[[str], None] | None) -> int:
+def fit_into(
+    budget: int, pipe: Any, name: str, device: str, batch_size: int, options: Mapping[str, Any], say: Callable[[str], None] | None
+) -> int:
     """Put a pipeline on the device in the quickest setting that ``budget`` bytes hold; returns the batch size.
 
-    A budget of 0 is none, and the pipeline stays where it is. Raises ValueError for a generator that cannot tell what it needs,
-    and as `choose`.
+    A budget of 0 is none, and the pipeline stays where it is. ``options`` are those of a call. Raises ValueError for a generator
+    or options that cannot tell what they need, and as `choose`.
     """
     if not budget:
         return batch_size
@@ -54,9 +56,13 @@ def fit_into(budget: int, pipe: Any, name: str, device: str, batch_size: int, sa
 
     generator: Any = getattr(pipe, "generator", None)
     if not hasattr(generator, "activations"):
-        raise ValueError(f"--memory cannot tell what {name} needs, only what Stable Diffusion does: leave it out")
-    restored = 4 * largest(generator)
-    needed = {name: [generator.activations(name, batch) for batch in (1, 2)] for name in ("unet", "vae")}
+        raise ValueError(f"--memory cannot tell what {name} needs, only what Stable Diffusion and AudioLDM do: leave it out")
+    if options.get("candidates", 1) > 1:
+        raise ValueError("--memory cannot tell what --candidates need: leave one of them out")
+    length = options.get("audio_length_in_s")
+    given = {"seconds": max(length or 0, pipe.seconds)} if pipe.makes == "audio" else {}
+    restored, slices = 4 * largest(generator), hasattr(generator, "enable_vae_slicing")
+    needed = {name: [generator.activations(name, batch, **given) for batch in (1, 2)] for name in ("unet", "vae")}
 
     def weigh(dtype: torch.dtype, by_layers: bool) -> dict[str, int]:
         own = {key: torch.float32 if key == pipe.ADAPTER else dtype for key in pipe.components}
@@ -68,7 +74,7 @@ def fit_into(budget: int, pipe: Any, name: str, device: str, batch_size: int, sa
         return restored + max(one + (two - one) * (rows[name] - 1) for name, (one, two) in needed.items())
 
     dtypes = ["float32", "float16" if device.startswith("cuda") else "bfloat16"]
-    chosen = choose(budget, settings(weigh, "generator", work, batch_size, dtypes))
+    chosen = choose(budget, settings(weigh, "generator", work, batch_size, dtypes, slices))
     pipe.to(dtype=chosen.torch_dtype)
     if chosen.slicing:
         generator.enable_vae_slicing()

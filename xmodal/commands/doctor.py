@@ -24,6 +24,7 @@ from xmodal.registry.cards import Card, hub_cache, readable, sha256
 PACKAGES = (
     "torch", "torchvision", "torchaudio", "lightning", "jsonargparse", "omegaconf", "diffusers", "transformers",
     "open_clip_torch", "soundfile", "av", "torchmetrics", "safetensors", "huggingface_hub", "pillow", "numpy", "tqdm",
+    "fsspec",
 )  # fmt: skip
 OPTIONAL = {
     "torchcodec": "codec", "tensorboard": "tensorboard", "shtab": "completion", "laion-clap": "clap", "bitsandbytes": "quantize",

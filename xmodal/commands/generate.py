@@ -157,7 +157,7 @@ def generate(
     for name in dict.fromkeys(names.values()):
         pipe = pipeline(name, trust=trust, device="cpu" if budget else device_named(device), quantize=quantize)
         check_options(pipe, name, options)
-        size = fit_into(budget, pipe, name, device_named(device), batch_size, say)
+        size = fit_into(budget, pipe, name, device_named(device), batch_size, options, say)
         at_once = max(1, size // num)
         groups = _groups([each for each in asked if names[each] == name], at_once)
         mine = [each for group in groups if not (resume and all(_done(targets[one]) for one in group)) for each in group]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from torch.utils.data import default_collate
 
 from xmodal.data.manifest import valid_rows
 from xmodal.data.module import PairedMedia
-from xmodal.foundation.memory import parse, peak
+from xmodal.foundation.memory import parse, peak, without_weights
 from xmodal.frozen import Frozen
 from xmodal.registry.offloading import resident
 from xmodal.registry.quantized import BLOCKS, layers, quantize, size
@@ -162,28 +161,6 @@ def _step(task: Any, item: Mapping[str, Any], dtype: torch.dtype, checkpointing:
     except Exception as error:
         name = type(task).__name__
         raise ValueError(f"--memory cannot tell what {name} takes ({type(error).__name__}: {error}): leave it out") from error
-
-
-def without_weights(task: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of a task whose weights are on the meta device, those of frozen parts in ``dtype``; the task stays as it is."""
-    inside = {module for part in task.modules() if isinstance(part, Frozen) for module in part.modules()}
-    kept: list[tuple[dict[str, Any], str, Tensor]] = []
-    try:
-        for module in task.modules():
-            stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)  # type: ignore[assignment]
-            for held in stores:
-                for name, value in list(held.items()):
-                    if value is None:
-                        continue
-                    kept.append((held, name, value))
-                    cast = dtype if value.is_floating_point() and module in inside else value.dtype
-                    empty = torch.empty(value.shape, dtype=cast, device="meta")
-                    learns = value.requires_grad
-                    held[name] = nn.Parameter(empty, requires_grad=learns) if isinstance(value, nn.Parameter) else empty
-        return deepcopy(task, {id(getattr(task, "_trainer", None)): None})
-    finally:
-        for held, name, value in kept:
-            held[name] = value
 
 
 def _words(setting: Setting, whole: int) -> str:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from xmodal.diffusion.sampling import Generators, draw_noise, sample, with_guidance
 from xmodal.diffusion.schedules import check_scheduler, prediction_of
 from xmodal.diffusion.training import denoising_loss
-from xmodal.foundation import mel_vae
+from xmodal.foundation import mel_vae, memory
 from xmodal.foundation import vocoder as vocoders
 from xmodal.foundation.base import AudioGenerator, Card, Vocoder, find_card
 from xmodal.foundation.laion_names import renamed as laion_renamed
@@ -160,6 +160,15 @@ class AudioLDM(AudioGenerator):
         """Scaled latents (B, C, l, m) -> waveforms (B, L * hop_length) float32 in [-1, 1]."""
         return self.vocoder(self.decode_mel(latents))
 
+    def activations(self, part: str, batch: int, seconds: float | None = None) -> int:
+        """Bytes, in float32, that ``unet`` (with guidance) or ``vae`` (with the vocoder) need for a batch besides weights."""
+        twin, rows = memory.without_weights(self), batch * (2 if part == "unet" else 1)
+        length = self._latent_frames(round((seconds or self.seconds) * self.sample_rate))
+        sizes = (rows, self.unet.config.in_channels, length, self.mel.n_mels // self.factor), (rows, self.cond_dim), ()
+        latents, given, time = (torch.ones(size, device="meta") for size in sizes)
+        with torch.no_grad():
+            return memory.peak(lambda: twin.decode(latents) if part == "vae" else twin._predict(latents, time, given))
+
     def _latent_frames(self, samples: int) -> int:
         span = self.mel.hop_length * self.factor * self.step
         return max(math.ceil(samples / span), 1) * self.step
@@ -185,11 +194,8 @@ class AudioLDM(AudioGenerator):
             source = condition.device if generator is None else generator.device
             dropped = torch.rand(len(condition), 1, generator=generator, device=source).to(condition.device) < dropout
             condition = torch.where(dropped, self.unconditional().to(condition), condition)
-
-        def model_call(noisy: Tensor, timestep: Tensor) -> Tensor:
-            return self._predict(noisy, timestep, condition)
-
-        return denoising_loss(model_call, self.noise_scheduler, latents, noise, timesteps, generator)
+        predict = partial(self._predict, condition=condition)
+        return denoising_loss(predict, self.noise_scheduler, latents, noise, timesteps, generator)
 
     @torch.no_grad()
     def generate(

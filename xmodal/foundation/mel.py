@@ -169,9 +169,9 @@ def triangles(edges: np.ndarray, bins: np.ndarray, equal_area: bool = False) -> 
 def mel_filters(spec: MelSpec) -> Tensor:
     """Return the triangles (M, F), float32, equal to librosa's ``filters.mel`` (Slaney or HTK scale).
 
-    Made in float64 outside inference mode: what is kept must serve training too.
+    Made in float64 outside inference mode, on the CPU: what is kept must serve training too.
     """
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
         low, high = (_to_mel(frequency, spec.scale) for frequency in (spec.f_min, spec.f_max))
         corners = _to_hertz(torch.linspace(low, high, spec.n_mels + 2, dtype=torch.float64), spec.scale)
         bins = torch.linspace(0, spec.sample_rate / 2, spec.n_fft // 2 + 1, dtype=torch.float64)
@@ -181,7 +181,7 @@ def mel_filters(spec: MelSpec) -> Tensor:
 @lru_cache(maxsize=8)
 def inverse_filters(spec: MelSpec) -> Tensor:
     """Return the pseudo-inverse (F, M) of the triangles, float32."""
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
         return torch.linalg.pinv(mel_filters(spec).double()).float()
 
 

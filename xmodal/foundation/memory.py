@@ -10,7 +10,8 @@ import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from copy import deepcopy
+from typing import Any, NamedTuple, TypeVar
 from unittest.mock import patch
 
 import torch
@@ -19,6 +20,9 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from xmodal.frozen import Frozen
+
+N = TypeVar("N", bound=nn.Module)
 AUTOCAST = torch.autocast
 UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -115,6 +119,31 @@ def peak(compute: Callable[[], object]) -> int:
     return living.most
 
 
+def without_weights(module: N, dtype: torch.dtype = torch.float32) -> N:
+    """A copy of a network, part or task whose weights are on the meta device, those of frozen parts in ``dtype``.
+
+    The original stays as it is; what it holds besides weights is copied, so that nothing of the copy's reaches it.
+    """
+    inside = {each for part in module.modules() if isinstance(part, Frozen) for each in part.modules()}
+    kept: list[tuple[dict[str, Any], str, Tensor]] = []
+    try:
+        for each in module.modules():
+            stores: tuple[dict[str, Any], ...] = (each._parameters, each._buffers)  # type: ignore[assignment]
+            for held in stores:
+                for name, value in list(held.items()):
+                    if value is None:
+                        continue
+                    kept.append((held, name, value))
+                    cast = dtype if value.is_floating_point() and each in inside else value.dtype
+                    empty = torch.empty(value.shape, dtype=cast, device="meta")
+                    learns = value.requires_grad
+                    held[name] = nn.Parameter(empty, requires_grad=learns) if isinstance(value, nn.Parameter) else empty
+        return deepcopy(module, {id(getattr(module, "_trainer", None)): None})
+    finally:
+        for held, name, value in kept:
+            held[name] = value
+
+
 class Setting(NamedTuple):
     """How to make results within a budget, and the bytes that it needs; ``offload`` is "", "model" or "sequential"."""
 
@@ -141,12 +170,13 @@ def settings(
     work: Callable[[int, bool], int],
     largest_batch: int,
     dtypes: Sequence[str],
+    slices: bool = True,
 ) -> Iterator[Setting]:
     """Yield settings from the quickest to the most frugal, with what each needs.
 
     ``weigh(dtype, by_layers)`` gives the bytes of each part's weights that are on the device at once, ``work(batch, slicing)``
-    those that the part ``worker`` makes besides, in float32. With slicing the VAE decodes one result at a time; model offload
-    keeps on the device only the part that works, sequential offload only the layer.
+    those that the part ``worker`` makes besides, in float32. With slicing, where it ``slices``, the VAE decodes one result at a
+    time; model offload keeps on the device only the part that works, sequential offload only the layer.
     """
     batches = [size for size in (32, 16, 8, 4, 2, 1) if size <= largest_batch]
     for offload in ("", "model", "sequential"):
@@ -154,7 +184,7 @@ def settings(
             kind: torch.dtype = getattr(torch, dtype)
             parts = weigh(kind, offload == "sequential")
             for batch in batches:
-                for slicing in (False, True) if batch > 1 else (False,):
+                for slicing in (False, True) if slices and batch > 1 else (False,):
                     made = work(batch, slicing) * kind.itemsize // 4
                     alone = max(size + made * (name == worker) for name, size in parts.items())
                     yield Setting(dtype, batch, offload, slicing, alone if offload else sum(parts.values()) + made)

@@ -157,7 +157,7 @@ class GriffinLim(Vocoder):
         _check_mel(log_mel, self.mel)
         magnitude = from_log_mel(log_mel, self.mel)
         generator = torch.Generator().manual_seed(0)
-        phase = torch.rand(magnitude.shape[1:], generator=generator).to(magnitude.device) * 2 * torch.pi
+        phase = torch.rand(magnitude.shape[1:], generator=generator, device="cpu").to(magnitude.device) * 2 * torch.pi
         angles, before = torch.polar(torch.ones_like(phase), phase), torch.zeros((), device=magnitude.device)
         for _ in range(self.iterations):
             rebuilt = stft(self._overlap(magnitude * angles), self.mel)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-SMALL = 2**16  # bytes of a layer that is there all the time: to fetch it would cost more than it takes
+# Bytes of a layer that is there all the time: to fetch it would cost more than it takes. A UNet's first layer is among them,
+# which tells where its inputs belong.
+SMALL = 2**18
 
 
 @contextmanager
