@@ -2,7 +2,7 @@
 
 python benchmarks/retrain.py [--only NAME ...]     trains into xmodal/miniature/weights; days on two cores. Run again after a
                                                    stop: what has ended is passed over, and what was begun goes on
-python benchmarks/retrain.py --cost [--only ...]   trains nothing: a few steps of each part into a scratch folder, core-seconds
+python benchmarks/retrain.py --cost [--only ...]   trains nothing: core-seconds of a few steps of each part, into a scratch folder,
                                                    times its steps. Writes benchmarks/results/retrain.json
 
 What is rendered and what the frozen parts make of it before the first step is not in the cost; validation is not, either.
@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 RESULTS = Path(__file__).parent / "results"
 WEIGHTS = Path("xmodal/miniature/weights")
+RECORDINGS = Path("outputs/real_sounds/train")
 STEPS = (5, 45)  # of a short and a longer run: their difference is steps alone
 
 
@@ -66,7 +67,14 @@ PARTS = {
     "wav2clip": Part("wav2clip-mini", ((1200, ""),)),
     "imagebind": Part("imagebind-mini", ((1200, ""),)),
     "unclip": Part("unclip-mini", ((1000, ""),)),
-    "audiotoken": Part("audiotoken-mini", ((900, ""),), "audiotoken-mini"),
+    "audiotoken": Part(
+        "audiotoken-mini",
+        (
+            (2000, ""),
+            (1000, f"--vars.lr 1e-3 --data.seed 1 --data.strange 0.45 --data.recorded 0.1 --data.recordings {RECORDINGS}"),
+        ),
+        "audiotoken-mini",
+    ),
     "v2a_regression": Part("v2a-regression-mini", ((2000, ""),), "v2a-regression-mini"),
     "v2a_diffusion": Part("v2a-diffusion-mini", ((1500, ""),), "v2a-mini"),
     "clipsonic": Part(
@@ -125,7 +133,7 @@ def core_seconds(name: str, part: Part) -> float:
             words += ["--data.train_count", "512", "--trainer.limit_val_batches", "0", "--trainer.enable_progress_bar", "false"]
             words += ["--trainer.max_epochs", "-1"]
             words += [] if part.adapter else ["--model.output", f"{scratch}/weights"]
-            if name == "beats_wild" and not Path("outputs/real_sounds/train").is_dir():
+            if name == "beats_wild" and not RECORDINGS.is_dir():
                 words += ["--data.recordings", "null"]
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             quiet = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -146,17 +154,22 @@ def main() -> None:
         for name in options.only:
             train(name, PARTS[name], options.runs)
         return
-    report, hours = {}, 0.0
-    print("| part | steps | core-seconds a step | core-hours |\n|---|---|---|---|")
+    file = RESULTS / "retrain.json"
+    report = json.loads(file.read_text())["parts"] if file.exists() else {}
     for name in options.only:
-        steps = sum(run[0] for run in PARTS[name].runs)
         each = core_seconds(name, PARTS[name])
-        hours += each * steps / 3600
-        print(f"| {name} | {steps:,} | {each:.2f} | {each * steps / 3600:.2f} |", flush=True)
-        report[name] = {"steps": steps, "core_seconds_per_step": round(each, 3), "core_hours": round(each * steps / 3600, 2)}
+        report[name] = {"core_seconds_per_step": round(each, 3)}
+        print(f"{name}: {each:.2f} core-seconds a step", flush=True)
+    print("\n| part | steps | core-seconds a step | core-hours |\n|---|---|---|---|")
+    for name, part in PARTS.items():
+        if name in report:
+            row, steps = report[name], sum(run[0] for run in part.runs)
+            row |= {"steps": steps, "core_hours": round(row["core_seconds_per_step"] * steps / 3600, 2)}
+            print(f"| {name} | {steps:,} | {row['core_seconds_per_step']:.2f} | {row['core_hours']:.2f} |")
+    hours = sum(row["core_hours"] for row in report.values())
     print(f"| all | | | {hours:.1f} |")
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "retrain.json").write_text(json.dumps({"parts": report, "core_hours": round(hours, 1)}, indent=1) + "\n")
+    file.write_text(json.dumps({"parts": report, "core_hours": round(hours, 1)}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
