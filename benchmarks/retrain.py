@@ -2,8 +2,9 @@
 
 python benchmarks/retrain.py [--only NAME ...]     trains into xmodal/miniature/weights; days on two cores. Run again after a
                                                    stop: what has ended is passed over, and what was begun goes on
-python benchmarks/retrain.py --cost [--only ...]   trains nothing: core-seconds of a few steps of each part, into a scratch folder,
-                                                   times its steps. Writes benchmarks/results/retrain.json
+python benchmarks/retrain.py --cost [--only ...]   trains nothing: a few steps of each part into a scratch folder. Prints
+                                                   core-seconds of a step, and times the steps core-hours, and writes
+                                                   benchmarks/results/retrain.json
 
 What is rendered and what the frozen parts make of it before the first step is not in the cost; validation is not, either.
 The ear of strangers' sounds needs their recordings: python benchmarks/real_sounds.py fetch --split train
