@@ -133,7 +133,8 @@ class Lines(Sequence[bytes]):
         for place in self._places():
             with suppress(OSError):  # a folder that cannot be written to
                 write_whole(place, pack({"of": self._content()}, {"starts": self._starts}))  # type: ignore[dict-item]
-                self._starts = self._known()
+                if (mapped := self._known()) is not None:
+                    self._starts = mapped
                 return
 
     def _content(self) -> dict[str, Any]:
