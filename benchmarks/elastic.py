@@ -187,9 +187,8 @@ def main() -> None:
     for name, each in told.items():
         both = f"{each['clips_per_second']:>8.1f} clips/s{each['clips_per_processor_second']:>8.1f} in a processor second"
         print(f"  {name:<32}{both}, from the first start to the last end")
-    print(
-        f"  {found['killed_while_holding_a_claim']} killed while they held a claim; the late had {found['groups_seen_with_the_late']} groups"
-    )
+    deaths, joined = found["killed_while_holding_a_claim"], found["groups_seen_with_the_late"]
+    print(f"  {deaths} killed while they held a claim; the late had {joined} groups")
     print(f"  shards and their bytes are the same: {same}; left beside them: {found['left_beside_the_shards'] or 'nothing'}")
     print(f"  all who ended say: {found['reports']}")
     report = {"clips": clips, "shards": len(whole), "cores": os.cpu_count(), "load_before": load, **told}

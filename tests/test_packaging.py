@@ -67,6 +67,7 @@ EXTRAS = {
     "codec": ("torchcodec", "xmodal/data/codec.py"),
     "remote": ("s3fs", "tests/data/test_remote.py"),  # fsspec imports it for s3:// by itself
     "slurm": ("submitit", "xmodal/commands/ablate.py"),
+    "ray": ("ray", "examples/ray_features.py"),
     "completion": ("shtab", "xmodal/commands/completion.py"),
     "demo": ("gradio", "xmodal/demo/page.py"),
     "tensorboard": ("tensorboard", "xmodal/commands/lightning.py"),
