@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from xmodal.data import index
 from xmodal.data.claims import CLAIM, STALE
 from xmodal.data.features import FeatureStore, Key, Shard, stores
 from xmodal.data.index import INDEX
@@ -202,6 +204,27 @@ def test_an_index_belongs_to_its_shards(tmp_path: Path) -> None:
         FeatureStore.open(store.root).locate(clips)
     assert not FeatureStore.open(store.root).holds(lost)
     assert list(store.verify()) == []
+
+
+def test_another_process_reads_the_same_clips_or_none(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    rows = pickle.dumps(store.locate(CLIPS[:3]))
+    assert pickle.loads(rows).read([0, 1, 2])["pooled"][:, 0].tolist() == [0, 1, 2]
+    store.extract([f"late {number}" for number in range(8)], compute, rows_per_shard=2)
+    with pytest.raises(RuntimeError, match="has changed while it was in use"):  # numbers of shards are others now
+        pickle.loads(rows)
+
+
+def test_an_index_that_another_process_replaced_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, clips = many(tmp_path)
+
+    def write(path: Path, pieces: Any) -> Path:
+        made = index.pack({"format": index.FORMAT, "shards": []}, {"first": np.zeros(1, np.int64)})
+        path.write_bytes(b"".join(made))
+        return path
+
+    monkeypatch.setattr(index, "write_whole", write)
+    assert store.locate(clips).read(range(len(clips)))["x"][:, 0].tolist() == list(range(len(clips)))
 
 
 def test_names_whose_hashes_begin_alike_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

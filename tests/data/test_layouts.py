@@ -104,6 +104,8 @@ def test_byte_order_marks_and_other_encodings(tmp_path: Path) -> None:
         ('{"id": "a", "duration": 0}', "lasts longer than 0"),
         ('{"id": "a", "start": true}', "are seconds"),
         ('{"id": "a", "split": "Train"}', "did you mean 'train'"),
+        ('{"id": "a", "split": "Train "}', "did you mean 'train'"),
+        ('{"id": "a", "split": 7}', "a split is a text"),
         ('{"id": "a", "split": "val"}', "did you mean 'validation'"),
         ('{"id": "a", "lable": "x"}', "did you mean 'label'"),
         ('{"id": "a", "audio": "a\\u0000.wav"}', "zero byte"),

@@ -45,6 +45,11 @@ def test_each_epoch_gives_every_clip_once_in_its_own_order() -> None:
     assert ids(Loader(Numbers(12), 4, shuffle=True, seed=3)) == first
     assert ids(Loader(Numbers(12), 4, shuffle=True, seed=3, epoch=1)) == second
     assert ids(Loader(Numbers(12), 4, shuffle=True, seed=4)) != first
+    whole = ids(Loader(Numbers(110), 32, shuffle=True))  # accumulated in four pieces: the same clips, in as many steps
+    pieces = ids(Loader(Numbers(110), 8, shuffle=True, steps=4))
+    assert [sum(pieces[start : start + 4], []) for start in range(0, len(pieces), 4)] == whole
+    assert len(Loader(Numbers(110), 8, shuffle=True, steps=4)) == 12
+    assert sum(ids(Loader(Numbers(20), 8, shuffle=True, steps=4)), []) == ids(Loader(Numbers(20), 32, shuffle=True))[0]
     assert ids(Loader(Numbers(5), 2)) == [[0, 1], [2, 3], [4]]
     assert [len(batch) for batch in ids(Loader(Numbers(5), 2, shuffle=True))] == [2, 2]
     assert [len(batch) for batch in ids(Loader(Numbers(3), 8, shuffle=True))] == [3]

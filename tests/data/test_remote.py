@@ -188,11 +188,19 @@ def test_nothing_is_fetched_unasked(clips: Path, server: tuple[str, Path, type[S
 def test_a_remote_manifest_allows_its_own_folder_alone(server: tuple[str, Path, type[Server]]) -> None:
     url, folder, _ = server
     (folder / "set").mkdir()
-    names = ["a.wav", f"{url}/set/b.wav", f"{url}/other/c.wav", f"{url}/set/../d.wav", "http://elsewhere.invalid/e.wav", "/f.wav"]
+    names = [
+        "a.wav",
+        f"{url}/set/b.wav",
+        f"{url}/other/c.wav",
+        f"{url}/set/../d.wav",
+        f"{url}/set/%2e%2e/d.wav",
+        "http://elsewhere.invalid/e.wav",
+        "/f.wav",
+    ]
     (folder / "set" / "m.jsonl").write_text("\n".join(json.dumps({"id": str(n), "audio": name}) for n, name in enumerate(names)))
     kept, wrong = valid_rows(f"{url}/set/m.jsonl")
     assert [str(row.audio) for row in kept] == [f"{url}/set/a.wav", f"{url}/set/b.wav"]
-    assert len(wrong) == 4
+    assert len(wrong) == 5
 
 
 @pytest.mark.parametrize(

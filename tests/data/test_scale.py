@@ -129,10 +129,11 @@ def test_errors_name_the_line(tmp_path: Path, small_memory: None) -> None:
     assert len(rows) == 4997
     assert [each.split(": ")[0].rpartition(":")[2] for each in wrong] == ["18", "3001", "4001"]
     assert "'000005' stands on an earlier line" in wrong[1]
-    text[4999] = '{"id": "x", "split": "Train"}'
-    path.write_text("\n".join(text) + "\n")
-    with pytest.raises(ValueError, match=r"m\.jsonl:5000: the split 'Train' is none"):
-        Manifest(path, "test")
+    for name in ("Train", "train "):
+        text[4999] = f'{{"id": "x", "split": "{name}"}}'
+        path.write_text("\n".join(text) + "\n")
+        with pytest.raises(ValueError, match=rf"m\.jsonl:5000: the split '{name}' is none"):
+            Manifest(path, "test")
 
 
 def store(folder: Path, count: int) -> FeatureStore:

@@ -24,6 +24,7 @@ from xmodal.audio2image import AudioTokenEmbedder
 from xmodal.foundation.base import AudioEncoder
 from xmodal.foundation.lora import LoRA, LowRank
 from xmodal.foundation.stable_diffusion import ATTENTION, StableDiffusion, build
+from xmodal.registry import quantized
 from xmodal.registry.adapters import find
 from xmodal.registry.importer import import_weights
 from xmodal.registry.pull import targets
@@ -195,6 +196,10 @@ def test_the_low_rank_file_is_of_stable_diffusions_own_names_and_shapes(tmp_path
         ValueError, match=r"attn2.to_k is \(320, 1024\) there, but the LoRA is of \(320, 768\): use the base model"
     ):
         LoRA.read(tmp_path / "lora.bin").merge(other)
+    for layer in quantized.layers(unet):  # on the meta device, where nothing is encoded
+        quantized._encode(layer, "nf4", None)
+    with pytest.raises(ValueError, match=r"cannot be merged into quantized weights"):
+        LoRA.read(tmp_path / "lora.bin").merge(unet)
 
 
 LAYOUTS = {

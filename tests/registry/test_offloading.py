@@ -43,6 +43,22 @@ class Log:
         monkeypatch.setattr(offloading, "_unload", unloading)
 
 
+def test_a_device_that_is_full_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    painter = tiny_stable_diffusion()
+    load, calls = offloading._load, []
+
+    def full(module: nn.Module, device: torch.device) -> Any:
+        calls.append(module)
+        if len(calls) == 3:
+            raise MemoryError("full")
+        return load(module, device)
+
+    monkeypatch.setattr(offloading, "_load", full)
+    with pytest.raises(MemoryError), offloading.on_device(painter, DEVICE, by_layers=True, small=1000):
+        pass
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in painter.modules())
+
+
 def test_layers_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
     painter = tiny_stable_diffusion()
     latents = torch.randn(2, 4, 16, 16)

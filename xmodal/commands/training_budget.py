@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from xmodal.data.manifest import valid_rows
+from xmodal.data.manifest import Manifest, Row
 from xmodal.data.module import PairedMedia
 from xmodal.foundation.memory import parse, peak, without_weights
 from xmodal.frozen import Frozen
@@ -60,7 +61,13 @@ def fit_into(memory: str, task: Any, data: Any, trainer: Trainer) -> str:
         times = whole // setting.batch_size
         data.batch_size = setting.batch_size
         trainer.accumulate_grad_batches *= times
-        for name in ("limit_train_batches", "val_check_interval"):  # counted in batches where they are whole numbers
+        if isinstance(data, PairedMedia):
+            data.steps = times
+        elif (
+            trainer.limit_train_batches == 1.0 and data.counts["train"] >= whole
+        ):  # the world's last batch that is not whole is left out, as before
+            trainer.limit_train_batches = data.counts["train"] // whole
+        for name in ("limit_train_batches", "limit_val_batches", "val_check_interval"):  # batches, where they are whole numbers
             if isinstance(number := getattr(trainer, name, None), int):
                 setattr(trainer, name, number * times)
     if setting.checkpointing:
@@ -104,8 +111,7 @@ def frozen(task: nn.Module) -> list[Frozen]:
 def first(data: Any) -> dict[str, Any]:
     """One clip of a training's data, collated, before anything is computed from it; ValueError where that cannot be had."""
     if isinstance(data, PairedMedia):
-        rows = [row for row in valid_rows(data.manifest)[0] if row.split in ("", "train")][:1]
-        clips: Any = data.media(rows, data.inputs, data.crop) if rows else ()
+        clips: Any = data.media([_first_row(Manifest(data.manifest, "train", data.remote))], data.inputs, data.crop)
     elif hasattr(data, "clips") and hasattr(data, "frozen_parts"):  # the miniature world
         clips = data.clips("train", (*data.parts, *data.frozen_parts))
     else:
@@ -114,6 +120,14 @@ def first(data: Any) -> dict[str, Any]:
         raise ValueError(f"--memory cannot tell what is in a batch of {type(data).__name__}: leave it out")
     found: dict[str, Any] = default_collate([clips[0]])
     return found
+
+
+def _first_row(rows: Manifest) -> Row:
+    """The first row that is valid; what is wrong with the first one where none is."""
+    for index in range(len(rows)):
+        with suppress(ValueError):
+            return rows[index]
+    return rows[0]
 
 
 def _order(whole: int, saves: bool) -> Iterator[tuple[bool, int]]:

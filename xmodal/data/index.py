@@ -40,7 +40,15 @@ class Index:
         self.shard, self.row, self._failed = arrays["shard"], arrays["row"], arrays["failed"]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Index.of, (self.root,)  # another process maps the files itself
+        return Index._again, (self.root, self.shards)
+
+    @classmethod
+    def _again(cls, root: Path, shards: list[Any]) -> Index:
+        """In another process, which maps the files itself: places are numbers of these very shards."""
+        found = cls.of(root)
+        if found.shards != shards:
+            raise RuntimeError(f"{root} has changed while it was in use: start again")
+        return found
 
     @classmethod
     def of(cls, root: Path) -> Index:
@@ -57,9 +65,12 @@ class Index:
                 raise error
         shards, arrays = _made(root, present)
         if len(present) >= MANY or len(arrays["first"]) >= MANY_ROWS:
-            with suppress(OSError):  # a folder that cannot be written to is read all the same
+            # A folder that cannot be written to is read all the same, and so is one whose index another process has replaced.
+            with suppress(OSError, ValueError, KeyError):
                 write_whole(root / INDEX, pack({"format": FORMAT, "shards": shards}, arrays))
-                return cls(root, shards, Packed(root / INDEX).arrays)
+                written = Packed(root / INDEX)
+                if (written.content["format"], written.content["shards"]) == (FORMAT, shards):
+                    return cls(root, shards, written.arrays)
         return cls(root, shards, arrays)
 
     def __len__(self) -> int:

@@ -203,7 +203,7 @@ def _of_others(piece: bytes, starts: np.ndarray, ends: np.ndarray, lines: np.nda
 
 def _check_misspelt(piece: bytes, starts: np.ndarray, ends: np.ndarray, lines: np.ndarray, place: str, before: int) -> None:
     """Refuse lines that are left out only because their split is misspelt: nobody would miss them otherwise."""
-    pattern = re.compile(rb'"split"\s*:\s*"([A-Za-z]+)"')
+    pattern = re.compile(rb'"split"\s*:\s*"( *[A-Za-z]+ *)"')
     for number in lines.tolist():
         for match in pattern.finditer(piece, int(starts[number]), int(ends[number])):
             try:

@@ -33,6 +33,7 @@ class Loader:
         groups: number of a group for each clip; a batch then holds clips of one group.
         num_workers: reading processes; they live as long as the loader.
         pin_memory: for copies to a CUDA device.
+        steps: batches whose gradients are accumulated; an epoch gives as many clips as with batches that are not split.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class Loader:
         groups: Sequence[int] | np.ndarray | None = None,
         num_workers: int = 0,
         pin_memory: bool = False,
+        steps: int = 1,
     ) -> None:
-        self.source, self.batch_size, self.shuffle, self.seed = source, batch_size, shuffle, seed
+        self.source, self.batch_size, self.shuffle, self.seed, self.steps = source, batch_size, shuffle, seed, steps
         self.rank, self.world_size = rank, world_size
         self.groups = None if groups is None else np.asarray(groups)
         self.epoch, self.seen, self._resumed, self._peeked = epoch, 0, False, False
@@ -67,7 +69,7 @@ class Loader:
 
     def __len__(self) -> int:
         if self.groups is None:
-            batches = len(_cut(len(self.source), self.batch_size, self._whole(len(self.source)))) - 1
+            batches = len(_cut(self._counted(), self.batch_size, self._whole())) - 1
         else:
             batches = int((-(-np.unique(self.groups, return_counts=True)[1] // self.batch_size)).sum())
         return batches // self.world_size if self.shuffle else -(-batches // self.world_size)
@@ -116,7 +118,7 @@ class Loader:
         if self.shuffle:
             random.shuffle(order)
         if self.groups is None:
-            cuts = _cut(len(order) - seen, self.batch_size, self._whole(len(order))) + seen
+            cuts = _cut(self._counted() - seen, self.batch_size, self._whole()) + seen
             begins, ends = cuts[:-1], cuts[1:]
         else:
             order = order[np.argsort(self.groups[order], kind="stable")]
@@ -135,9 +137,14 @@ class Loader:
             begins, ends = np.resize(begins, count), np.resize(ends, count)
         return _Turn(epoch, order, begins, ends)
 
-    def _whole(self, clips: int) -> bool:
+    def _whole(self) -> bool:
         """Whether an incomplete last batch is left out."""
-        return self.shuffle and clips >= self.batch_size
+        return self.shuffle and len(self.source) >= self.batch_size * self.steps
+
+    def _counted(self) -> int:
+        """Clips of an epoch: without those of an incomplete accumulation."""
+        clips, step = len(self.source), self.batch_size * self.steps * self.world_size
+        return clips - clips % step if self.shuffle and self.steps > 1 and clips >= step else clips
 
 
 class _Turn:

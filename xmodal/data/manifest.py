@@ -125,6 +125,8 @@ class Manifest(Sequence[Row]):
             raise ValueError(f"the id {name!r} cannot be a file name; leave out slashes")
         for unknown in fields.keys() - FIELDS_KNOWN:
             _check_field(str(unknown), self.path)
+        if not isinstance(fields.get("split") or "", str):
+            raise ValueError(f'"split" is {fields["split"]!r}, but a split is a text, such as "train"')
         start, duration = _seconds(fields, "start"), _seconds(fields, "duration")
         if start is not None and start < 0:
             raise ValueError(f"start is {start:g} s, but a clip starts at 0 or later")

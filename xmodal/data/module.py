@@ -123,6 +123,7 @@ class PairedMedia(LightningDataModule):
         self.device_resident, self.bucket_seconds, self.backend = device_resident, bucket_seconds, backend
         self.frames, self.predict_inputs = frames, predict_inputs
         self.rows_per_shard, self.remote = rows_per_shard, remote or None
+        self.steps = 1  # batches whose gradients are accumulated, see Loader
         self._prints: dict[Any, str] = {}
 
     def train_dataloader(self) -> Loader:
@@ -216,6 +217,7 @@ class PairedMedia(LightningDataModule):
             groups=groups,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
+            steps=self.steps,
         )
 
     def _resident(self, dataset: PairedMediaSet) -> PairedMediaSet | Resident:

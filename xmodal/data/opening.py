@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from xmodal.files import write_whole
 
@@ -173,7 +173,7 @@ class Remote(Source):
 
     def holds(self, other: Remote) -> bool:
         """Whether this folder holds another URL."""
-        return other.text.startswith(f"{self.text}/") and ".." not in PurePosixPath(other.text).parts
+        return other.text.startswith(f"{self.text}/") and ".." not in PurePosixPath(unquote(other.text)).parts
 
     def relative_to(self, root: Any) -> str:  # type: ignore[override]
         """As a manifest in ``root`` names it: elsewhere by the whole URL."""
@@ -215,9 +215,9 @@ class Remote(Source):
         return _tried(self.text, lambda: files.cat_file(path, start=begin, end=end))
 
     def fetched(self, folder: Path) -> Path:
-        """A copy in a folder of this machine, made where there is none of this state."""
+        """A copy in a folder of this machine, made where there is none of this state, and each time where no version is told."""
         target = folder / hashlib.sha256(f"{self.text}|{self.state()}".encode()).hexdigest()[:16] / self.name
-        if not target.is_file():
+        if self.state().endswith("|") or not target.is_file():
             with self.open("rb") as file:
                 write_whole(target, iter(lambda: file.read(PIECE), b""))
         return target

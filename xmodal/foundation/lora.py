@@ -74,6 +74,8 @@ class LoRA:
         modules = dict(unet.named_modules())
         for name, (down, up) in self.pairs.items():
             weight = getattr(modules.get(name), "weight", None)
+            if weight is not None and not isinstance(weight, nn.Parameter):  # one that is made anew at each look
+                raise ValueError(f"{self.path} cannot be merged into quantized weights: give it to the generator, then quantize")
             found = None if weight is None else tuple(weight.shape)
             if found != (up.shape[0], down.shape[1]):
                 raise ValueError(

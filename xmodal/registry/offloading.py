@@ -24,8 +24,8 @@ def on_device(part: nn.Module, device: torch.device, by_layers: bool = False, sm
     """
     large = layers(part, small) if by_layers else []
     if not large:
-        part.to(device)
         try:
+            part.to(device)
             yield
         finally:
             part.to("cpu")
@@ -41,9 +41,10 @@ def on_device(part: nn.Module, device: torch.device, by_layers: bool = False, sm
 
     handles = [each.register_forward_pre_hook(fetch, with_kwargs=True) for each in large]
     handles += [each.register_forward_hook(drop, always_call=True) for each in large]
-    rest = set(part.modules()) - set(large)
-    resident = [pair for module in rest for pair in _load(module, device)]
+    resident: list[tuple[Tensor, Tensor]] = []
     try:
+        for module in set(part.modules()) - set(large):
+            resident += _load(module, device)
         yield
     finally:
         for handle in handles:
