@@ -63,10 +63,8 @@ def fit_into(memory: str, task: Any, data: Any, trainer: Trainer) -> str:
         trainer.accumulate_grad_batches *= times
         if isinstance(data, PairedMedia):
             data.steps = times
-        elif (
-            trainer.limit_train_batches == 1.0 and data.counts["train"] >= whole
-        ):  # the world's last batch that is not whole is left out, as before
-            trainer.limit_train_batches = data.counts["train"] // whole
+        elif trainer.limit_train_batches == 1.0 and (batches := data.counts["train"] // whole):
+            trainer.limit_train_batches = batches  # the world leaves out a last batch that is not whole, as before
         for name in ("limit_train_batches", "limit_val_batches", "val_check_interval"):  # batches, where they are whole numbers
             if isinstance(number := getattr(trainer, name, None), int):
                 setattr(trainer, name, number * times)

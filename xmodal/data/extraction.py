@@ -49,7 +49,8 @@ def extract(
     plan: list[Job | str] = []
     for split in splits:
         if len(rows := every.of(split)):  # or a manifest without this split
-            plan += [_planned(f"{split}: {name}", feature, data, trainer, rows, size) for name, feature in features.items()]
+            crop = data.crop if split == "train" else "loudest"
+            plan += [_planned(f"{split}: {name}", feature, data, trainer, rows, crop, size) for name, feature in features.items()]
     jobs = [each for each in plan if isinstance(each, Job)]
     for job in jobs:
         job.run(trainer, waits=False)
@@ -60,9 +61,10 @@ def extract(
     return [each if isinstance(each, str) else each.report() for each in plan]
 
 
-def _planned(title: str, feature: Feature, data: PairedMedia, trainer: Trainer, rows: Manifest, size: int) -> Job | str:
+def _planned(
+    title: str, feature: Feature, data: PairedMedia, trainer: Trainer, rows: Manifest, crop: str, size: int
+) -> Job | str:
     """What is to be done for one feature of one split, or why nothing is."""
-    crop = data.crop if title.startswith("train:") else "loudest"
     store = data.store(feature, crop, trainer.precision)
     if store is None:
         why = "what is read anew each time and cannot be stored (--data.crop loudest would allow it)"
