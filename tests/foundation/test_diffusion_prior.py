@@ -84,7 +84,7 @@ def test_published_layouts(tmp_path: Path, layout: str) -> None:
     assert (prior.diffusion.timesteps, prior.diffusion.schedule) == (50, "linear")
     assert (prior.dim, prior.network.config.text_tokens, prior.reads_tokens) == (64, 7, True)
     found = prior.network(io["x_noisy"], io["timesteps"], io["clip_embed"])
-    close(found, io["net_out"], 0.02 if layout == "fp16" else 5e-6)
+    close(found, io["net_out"], 0.02 if layout == "fp16" else 1e-5)  # see tests/diffusion/test_prior_network.py
     assert config["n_trainable"] == sum(p.numel() for p in prior.parameters())
     assert not any(p.requires_grad for p in prior.parameters())
 

@@ -217,7 +217,7 @@ def results(tower: Any) -> dict[str, list[float]]:
             made = {"encode": mean, "prompt_embeds": embeds}
             made["loss"] = tower.loss(mean * tower.scaling_factor, embeds, torch.Generator().manual_seed(0))[None]
         elif isinstance(tower, base.AudioGenerator):
-            made["generate"] = tower.generate(_noise(1, tower.cond_dim), **options)
+            made["spectrum"] = _spectrum(tower.generate(_noise(1, tower.cond_dim), **options))
         elif isinstance(tower, base.Prior):
             places = _places(tower)
             text = (_noise(1, places, tower.dim), torch.ones(1, places, dtype=torch.bool)) if places else ()
@@ -240,6 +240,14 @@ def _some(value: Any) -> list[float]:
     flat = value.detach().float().flatten()
     step = max(len(flat) // KEPT, 1)
     return [float(f"{each:.7g}") for each in flat[::step][:KEPT].tolist()]
+
+
+def _spectrum(waveform: Any) -> Any:
+    """Root mean square of each frequency of waveforms (1, T), (1, 257): where phases are guessed, samples are luck."""
+    import torch
+
+    found = torch.stft(waveform.float(), 512, 160, window=torch.hann_window(512), return_complex=True)
+    return found.abs().square().mean(-1).sqrt()
 
 
 def _noise(*shape: int) -> Any:
