@@ -6,7 +6,8 @@ Nothing is imported before a class is asked for: a task of pictures needs none o
 from xmodal.registry.lazy import lazily
 
 _HOMES = {
-    "TrainVAE": "pictures", "TrainDiffusion": "pictures", "TrainHearing": "pictures", "TrainSeeing": "pictures",
+    "TrainVAE": "pictures", "TrainDecoder": "pictures", "TrainDiffusion": "pictures",
+    "TrainHearing": "taggers", "TrainSeeing": "taggers",
     "TrainMelVAE": "sounds", "TrainVocoder": "sounds", "TrainAudioLDM": "sounds",
     "TrainCLIP": "embeddings", "TrainCLAP": "embeddings",
     "TrainPrior": "prior",

@@ -1,7 +1,7 @@
-"""Training of the miniature zoo: each part's own objective, the exponential moving average, and the export.
+"""The miniature Stable Diffusion: its autoencoder, its text encoder and UNet, and the decoder once more.
 
-The classes are the full-size libraries' own (diffusers, transformers) or ours (BEATs) with small sizes; what is
-exported loads through the same cards and loaders as the full-size files.
+The classes are the full-size libraries' own (diffusers, transformers) with small sizes; what is exported loads through the
+same cards and loaders as the full-size files.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal.diffusion.training import denoising_loss
-from xmodal.miniature.data import LABELS
 from xmodal.miniature.training.zoo import ZooTask, autoencoder
-from xmodal.miniature.world import FACTORS, IMAGE_SIZE, THINGS
+from xmodal.miniature.world import FACTORS, IMAGE_SIZE
 
 
 class TrainVAE(ZooTask):
@@ -32,7 +31,6 @@ class TrainVAE(ZooTask):
         latent_channels: C of the latents (B, C, H/f, W/f), with factor f = 2 ** (levels - 1).
         noise: standard deviation of the noise that the decoder learns to bear.
         shrink: weight of the mean squared latent.
-        encoder: False trains the decoder only, over the encoder already in ``output``.
     """
 
     def __init__(
@@ -43,45 +41,168 @@ class TrainVAE(ZooTask):
         latent_channels: int = 8,
         noise: float = 0.05,
         shrink: float = 1e-3,
-        encoder: bool = True,
         ema_decay: float = 0.99,
         **task: Any,
     ) -> None:
         self.sizes = (block_out_channels, layers_per_block, latent_channels)
-        self.train_encoder = encoder
         super().__init__(output=output, ema_decay=ema_decay, **task)
         self.noise, self.shrink = noise, shrink
 
     def build(self) -> nn.Module:
-        from diffusers import AutoencoderDC
-
-        if not self.train_encoder:
-            trained = AutoencoderDC.from_pretrained(self.output / "vae", torch_dtype=torch.float32, low_cpu_mem_usage=False)
-            trained.encoder.requires_grad_(False)
-            return trained
         return autoencoder(*self.sizes)
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         pixels = batch["pixels"] * 2 - 1
         net = self.net if self.training else self.published
         latents = net.encode(pixels).latent
-        # A decoder trained alone knows the scale of its latents; the noise is relative to unit variance then.
-        noise = (self.noise if self.train_encoder else self.noise / net.config.scaling_factor) * torch.randn_like(latents)
-        error = net.decode(latents + noise).sample - pixels
-        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-        # The squared error finds the colours fast; L1 and edges then keep flat areas flat and outlines crisp.
-        terms = {"l2": error.square().mean(), "l1": 0.2 * error.abs().mean(), "edges": 0.3 * edges}
-        return {**terms, "shrink": self.shrink * latents.square().mean()} if self.train_encoder else terms
+        error = net.decode(latents + self.noise * torch.randn_like(latents)).sample - pixels
+        return {**_likeness(error), "shrink": self.shrink * latents.square().mean()}
 
     def export(self, net: nn.Module, folder: Path) -> None:
         with torch.no_grad():
             pixels = torch.cat([batch["pixels"] for batch in self.trainer.datamodule.val_dataloader()])
             latents = net.encode(pixels.to(self.device) * 2 - 1).latent
-            error = net.decode(latents).sample.clamp(-1, 1).cpu() / 2 + 0.5 - pixels
-        if self.train_encoder:
-            net.register_to_config(scaling_factor=float(1 / latents.std()))
-        print(f"VAE: {-10 * error.square().mean().log10():.1f} dB PSNR on {len(pixels)} validation pictures", flush=True)
+        net.register_to_config(scaling_factor=float(1 / latents.std()))
+        print(f"VAE: {_psnr(net, latents, pixels):.1f} dB PSNR on {len(pixels)} validation pictures", flush=True)
         net.half().save_pretrained(folder / "vae")
+
+
+def _likeness(error: Tensor) -> dict[str, Tensor]:
+    """Losses of a picture's error (B, 3, H, W)."""
+    # The squared error finds the colours fast; L1 and edges then keep flat areas flat and outlines crisp.
+    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    return {"l2": error.square().mean(), "l1": 0.2 * error.abs().mean(), "edges": 0.3 * edges}
+
+
+@torch.no_grad()
+def _psnr(net: Any, latents: Tensor, pixels: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB, over all pixels, of decoded latents (N, C, h, w) to pixels (N, 3, H, W) in [0, 1]."""
+    error = net.decode(latents).sample.clamp(-1, 1).cpu() / 2 + 0.5 - pixels
+    return -10 * error.square().mean().log10()
+
+
+class TrainDecoder(ZooTask):
+    """A deeper decoder over the VAE's encoder, which stays, and with it every UNet trained on its latents.
+
+    It learns from the latents of pictures and from those that the painter makes of them: noise on a picture's latents
+    hides its details, not its layout, and the painter, told the caption, fills in what it can (the way of SDEdit, Meng et
+    al., arXiv 2108.01073). So it learns to draw finely what the painter drew coarsely. A patch discriminator with the hinge
+    loss (as VQGAN's, Esser et al., arXiv 2012.09841) keeps what is in doubt from being blurred.
+
+    Args:
+        painter: folder of the trained Stable Diffusion; ``output`` receives its VAE with the deeper decoder.
+        layers_per_block: residual blocks at each level. Weights of the decoder there are kept where the sizes agree; further
+            blocks begin as the identity.
+        noise: standard deviation, where that of the latents is 1, of the noise that the decoder learns to bear.
+        strength: least and greatest share of the noise schedule from which the painter paints.
+        painted: share of a batch's latents that are the painter's.
+        adversarial: weight of the discriminator's word; 0 trains none.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        painter: Path,
+        layers_per_block: tuple[int, ...] = (0, 2, 6),
+        noise: float = 0.1,
+        strength: tuple[float, float] = (0.3, 0.8),
+        painted: float = 0.5,
+        adversarial: float = 0.0,
+        ema_decay: float = 0.998,
+        **task: Any,
+    ) -> None:
+        self.painter, self.layers, self.adversarial = Path(painter), tuple(layers_per_block), adversarial
+        super().__init__(output=output, ema_decay=ema_decay, **task)
+        self.noise, self.strength, self.painted = noise, strength, painted
+        self._parts: Any = None
+
+    def build(self) -> nn.Module:
+        from diffusers import AutoencoderDC
+
+        trained = AutoencoderDC.from_pretrained(self.painter / "vae", torch_dtype=torch.float32, low_cpu_mem_usage=False)
+        deeper = AutoencoderDC.from_config({**trained.config, "decoder_layers_per_block": self.layers})
+        old, new = trained.state_dict(), deeper.state_dict()
+        kept = {name: value for name, value in old.items() if name in new and value.shape == new[name].shape}
+        deeper.load_state_dict({**new, **kept})
+        for name, block in deeper.named_modules():
+            if hasattr(block, "conv2") and f"{name}.conv2.weight" not in kept:
+                nn.init.zeros_(block.norm.weight)
+        deeper.encoder.requires_grad_(False)
+        return nn.ModuleDict({"vae": deeper, "critic": _critic()} if self.adversarial else {"vae": deeper})
+
+    @torch.no_grad()
+    def features(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Latents (B, C, h, w) of the pictures, and those painted of them; both scaled to unit variance."""
+        vae: Any = self.net["vae"]
+        latents = vae.encode(batch["pixels"] * 2 - 1).latent * vae.config.scaling_factor
+        strength = torch.empty(()).uniform_(*self.strength).item()
+        return {"latents": latents, "painted": self._paint(latents, batch["full_caption"], strength)}
+
+    def _paint(self, latents: Tensor, captions: list[str], strength: float) -> Tensor:
+        """What the painter makes of latents (B, C, h, w), noised by a share ``strength`` of the schedule."""
+        self._parts = self._parts or _painter(self.painter, self.device)
+        tokenizer, text_encoder, unet, scheduler = self._parts
+        texts = [*[""] * len(captions), *captions]
+        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(self.device)
+        states = text_encoder(ids).last_hidden_state
+        scheduler.set_timesteps(15)
+        times = scheduler.timesteps[scheduler.timesteps <= strength * scheduler.config.num_train_timesteps]
+        noisy = scheduler.add_noise(latents, torch.randn_like(latents), times[:1])
+        for time in times:
+            unconditional, conditional = unet(torch.cat([noisy, noisy]), time, states).sample.chunk(2)
+            velocity = unconditional + 2.0 * (conditional - unconditional)
+            noisy = scheduler.step(velocity, time, noisy).prev_sample
+        return noisy
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        from torch.func import functional_call
+
+        pixels = batch["pixels"] * 2 - 1
+        net: Any = self.net if self.training else self.published
+        painted = torch.rand(len(pixels), 1, 1, 1, device=self.device) < self.painted
+        latents = torch.where(painted, batch["painted"], batch["latents"])
+        made = net["vae"].decode((latents + self.noise * torch.randn_like(latents)) / net["vae"].config.scaling_factor).sample
+        terms = _likeness(made - pixels)
+        if self.adversarial:
+            # One step teaches both: the critic sees pictures cut off from the decoder, the decoder a critic that stays.
+            critic, fixed = net["critic"], {name: weight.detach() for name, weight in net["critic"].named_parameters()}
+            terms["critic"] = F.relu(1 - critic(pixels)).mean() + F.relu(1 + critic(made.detach())).mean()
+            terms["adversarial"] = -self.adversarial * functional_call(critic, fixed, (made,)).mean()
+        return terms
+
+    def export(self, net: nn.Module, folder: Path) -> None:
+        vae: Any = net["vae"]  # type: ignore[index]
+        batches = list(self.trainer.datamodule.val_dataloader())
+        pixels = torch.cat([batch["pixels"] for batch in batches])
+        for name in ("latents", "painted"):
+            latents = torch.cat([batch[name] for batch in batches]).to(self.device) / vae.config.scaling_factor
+            print(
+                f"decoder: {_psnr(vae, latents, pixels):.1f} dB PSNR of the {name} of {len(pixels)} validation pictures",
+                flush=True,
+            )
+        vae.half().save_pretrained(folder / "vae")
+
+
+def _critic() -> nn.Module:
+    """A patch discriminator: (B, 3, 64, 64) in [-1, 1] to (B, 1, 16, 16), each told by some 25 pixels across."""
+    sizes = ((3, 32, 4, 2), (32, 64, 4, 2), (64, 64, 3, 1))
+    layers: list[nn.Module] = []
+    for before, after, kernel, stride in sizes:
+        layers += [nn.Conv2d(before, after, kernel, stride, padding=1), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.Conv2d(64, 1, 3, padding=1))
+
+
+def _painter(folder: Path, device: torch.device) -> tuple[Any, Any, Any, Any]:
+    """Tokenizer, text encoder, UNet and a DDIM scheduler of a trained painter."""
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    from xmodal.miniature.tokenizer import build_tokenizer
+
+    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32).to(device).eval()
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32, low_cpu_mem_usage=False)
+    scheduler = DDIMScheduler.from_pretrained(folder / "scheduler", timestep_spacing="trailing")
+    return build_tokenizer(), text_encoder, unet.to(device).eval(), scheduler
 
 
 class TrainDiffusion(ZooTask):
@@ -202,105 +323,3 @@ class TrainDiffusion(ZooTask):
 def _channels_last(unet: Any) -> Any:
     """The memory layout in which a CPU (and a GPU in half precision) convolves faster."""
     return unet.to(memory_format=torch.channels_last)
-
-
-class TrainHearing(ZooTask):
-    """The miniature BEATs as a tagger of what can be heard: the thing, its size, its count (multi-label).
-
-    An attribute that is NaN is not known of a clip, and teaches nothing.
-
-    Args:
-        config: sizes of :class:`xmodal.foundation.beats.BEATsConfig` that differ from the release.
-        weights: folder of an exported BEATs of this config, whose weights training starts from.
-        masked: greatest share of the filter bank's frames, and of its bins, that a stripe of training hides
-            (SpecAugment, Park et al., arXiv 1904.08779); two stripes each way.
-        choice_weight: of a cross-entropy over the things alone, of which a clip holds just one.
-    """
-
-    def __init__(
-        self,
-        output: Path,
-        config: dict[str, Any],
-        weights: Path | None = None,
-        masked: float = 0.0,
-        choice_weight: float = 0.0,
-        ema_decay: float = 0.99,
-        **task: Any,
-    ) -> None:
-        self.config = config
-        super().__init__(output=output, ema_decay=ema_decay, **task)
-        self.masked, self.choice_weight = masked, choice_weight
-        if weights is not None:
-            self._begin_with(Path(weights))
-
-    def _begin_with(self, folder: Path) -> None:
-        from xmodal.foundation.beats import load
-
-        self.net.load_state_dict(load(folder)[0].state_dict())
-        self.start_average()
-
-    def build(self) -> nn.Module:
-        from xmodal.foundation.beats import BEATsConfig, BEATsModel
-
-        return BEATsModel(BEATsConfig(**self.config, finetuned_model=True, predictor_class=len(LABELS)))
-
-    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        net: Any = self.net if self.training else self.published
-        bank, target = net.fbank(batch["waveform"]), batch["attributes"]
-        if self.training and self.masked:
-            bank = self._striped(bank)
-        logits = net.classify(net.encode(bank)[-1])
-        things = len(THINGS)
-        right = (logits[:, :things].argmax(-1) == target[:, :things].argmax(-1)).float().mean()
-        self.log("train/accuracy" if self.training else "val/accuracy", right, prog_bar=True, batch_size=len(target))
-        known = ~target.isnan()
-        terms = {"tags": F.binary_cross_entropy_with_logits(logits[known], target[known])}
-        if self.choice_weight:
-            terms["choice"] = self.choice_weight * F.cross_entropy(logits[:, :things], target[:, :things].argmax(-1))
-        return terms
-
-    def _striped(self, bank: Tensor) -> Tensor:
-        """Hide stripes of the filter bank (B, F, 128) at its mean, other ones in every clip."""
-        for axis in (1, 2) * 2:
-            size = bank.shape[axis]
-            width = torch.rand(len(bank), 1, device=bank.device) * self.masked * size
-            start = torch.rand(len(bank), 1, device=bank.device) * (size - width)
-            place = torch.arange(size, device=bank.device)
-            hidden = (place >= start) & (place < start + width)
-            bank = bank.masked_fill(hidden.unsqueeze(2 if axis == 1 else 1), 0.0)
-        return bank
-
-    def export(self, net: nn.Module, folder: Path) -> None:
-        from xmodal.foundation.beats import save
-
-        save(net, list(LABELS), folder)
-
-
-class TrainSeeing(ZooTask):
-    """The picture tagger: thing, size, place, count, colour and background, on rendered pictures with a little noise.
-
-    Args:
-        noise: standard deviation of the training noise, in [0, 1] pixel units.
-    """
-
-    def __init__(self, output: Path, noise: float = 0.04, ema_decay: float = 0.995, **task: Any) -> None:
-        super().__init__(output=output, ema_decay=ema_decay, **task)
-        self.noise = noise
-
-    def build(self) -> nn.Module:
-        from xmodal.foundation.picture_tagger import PictureTaggerModel
-
-        return PictureTaggerModel({name: list(labels) for name, labels in FACTORS.items()})
-
-    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        net = self.net if self.training else self.published
-        noise = self.noise * torch.rand((), device=self.device) if self.training else 0.0
-        logits = net(batch["pixels"] + noise * torch.randn_like(batch["pixels"]))[1]
-        right = (logits["thing"].argmax(-1) == batch["factors"][:, 0]).float().mean()
-        self.log("train/accuracy" if self.training else "val/accuracy", right, prog_bar=True, batch_size=len(batch["pixels"]))
-        return {name: F.cross_entropy(rows, batch["factors"][:, i]) for i, (name, rows) in enumerate(logits.items())}
-
-    def export(self, net: nn.Module, folder: Path) -> None:
-        from xmodal.foundation.picture_tagger import save
-
-        save(net, folder)

@@ -1,0 +1,84 @@
+"""The deeper decoder: it begins as the one before, the encoder stays, and what is written loads as any card."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderDC
+from lightning.pytorch import Trainer
+
+from xmodal.foundation.stable_diffusion import StableDiffusion
+from xmodal.miniature import world
+from xmodal.miniature.data import World
+from xmodal.miniature.training import TrainDecoder
+
+WEIGHTS = Path(world.__file__).parent / "weights" / "stable_diffusion"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(WEIGHTS, tmp_path / "stable_diffusion"))
+
+
+def decoder(folder: Path, **options: Any) -> TrainDecoder:
+    torch.manual_seed(0)
+    return TrainDecoder(output=folder, painter=folder, optimizer=lambda rows: torch.optim.AdamW(rows, 1e-3), **options)
+
+
+def test_further_blocks_begin_as_the_identity(folder: Path) -> None:
+    before = AutoencoderDC.from_pretrained(folder / "vae", torch_dtype=torch.float32, low_cpu_mem_usage=False)
+    layers = [count + 1 if level else 0 for level, count in enumerate(before.config["decoder_layers_per_block"])]
+    after: Any = decoder(folder, layers_per_block=layers).net["vae"]
+    assert sum(p.numel() for p in after.decoder.parameters()) > sum(p.numel() for p in before.decoder.parameters())
+    latents = torch.randn(2, 4, 16, 16)
+    with torch.no_grad():
+        assert torch.allclose(after.decode(latents).sample, before.decode(latents).sample, atol=1e-5)
+
+
+def test_a_decoder_is_written_under_the_same_encoder(folder: Path) -> None:
+    before = AutoencoderDC.from_pretrained(folder / "vae", torch_dtype=torch.float32, low_cpu_mem_usage=False)
+    task = decoder(folder, adversarial=0.1)
+    data = World(["pixels"], ["pixels", "full_caption"], train_count=16, val_count=8, batch_size=8)
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    Trainer(max_steps=2, accelerator="cpu", enable_model_summary=False, **quiet).fit(task, data)
+    written = AutoencoderDC.from_pretrained(folder / "vae", torch_dtype=torch.float32, low_cpu_mem_usage=False)
+    for name, value in before.encoder.state_dict().items():
+        assert torch.equal(written.encoder.state_dict()[name], value), name
+    assert written.config["scaling_factor"] == before.config["scaling_factor"]
+    assert not torch.equal(written.decoder.conv_in.weight, before.decoder.conv_in.weight)
+    painter = StableDiffusion(str(folder))
+    states = painter.prompt_embeds(["a dog", "a bell"])
+    assert painter.generate(states, states, 2, 2.0, torch.Generator().manual_seed(0)).shape == (2, 3, 64, 64)
+
+
+def test_what_is_painted_is_nearer_the_less_was_hidden(folder: Path) -> None:
+    clips = World(["pixels", "full_caption"], train_count=8).clips("train", ("pixels", "full_caption"))
+    batch = {
+        "pixels": torch.stack([clips[i]["pixels"] for i in range(8)]),
+        "full_caption": [clips[i]["full_caption"] for i in range(8)],
+    }
+    apart = []
+    for strength in (0.2, 0.9):
+        made = decoder(folder, strength=(strength, strength)).features(batch)
+        apart.append((made["painted"] - made["latents"]).square().mean().item())
+    assert 0 < apart[0] < apart[1] < 2  # latents of other pictures are some 2 apart
+
+
+def test_the_critic_and_the_decoder_learn_from_their_own_words(folder: Path) -> None:
+    task = decoder(folder, adversarial=1.0).train()
+    batch = {"pixels": torch.rand(2, 3, 64, 64), "latents": torch.randn(2, 4, 16, 16), "painted": torch.randn(2, 4, 16, 16)}
+    terms = task.losses(batch)
+    parts: Any = task.net
+
+    def reached(term: str, part: torch.nn.Module) -> bool:
+        rows = [weight for weight in part.parameters() if weight.requires_grad]
+        return any(g is not None for g in torch.autograd.grad(terms[term], rows, retain_graph=True, allow_unused=True))
+
+    vae = parts["vae"]
+    for term, own, other in (("critic", parts["critic"], vae.decoder), ("adversarial", vae.decoder, parts["critic"])):
+        assert reached(term, own), term
+        assert not reached(term, other), term
