@@ -150,6 +150,21 @@ def test_several_words_are_several_embedders_over_one_hidden_layer(kind: type[Me
         kind(8, 4, num_tokens=0)
 
 
+@pytest.mark.parametrize("kind", [MeanPoolEmbedder, AudioTokenEmbedder])
+def test_pseudo_words_may_be_as_long_as_words(kind: type[MeanPoolEmbedder]) -> None:
+    features = torch.randn(2, 5, 8)
+    for count in (1, 3):
+        free = kind(8, 4, num_tokens=count).eval()
+        scaled = kind(8, 4, num_tokens=count, token_norm=0.8).eval()
+        scaled.load_state_dict(free.state_dict())
+        words = scaled(features)
+        close(words.norm(dim=-1), torch.full(words.shape[:-1], 0.8), 1e-6)
+        close(torch.nn.functional.cosine_similarity(words, free(features), dim=-1), torch.ones(words.shape[:-1]), 1e-6)
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="token_norm"):
+            kind(8, 4, token_norm=wrong)
+
+
 @pytest.mark.parametrize("shape", [(2, 5, 7), (5, 8), (2, 0, 8)])
 def test_wrong_features(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expects \(B, L, 8\)"):

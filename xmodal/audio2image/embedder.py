@@ -76,16 +76,23 @@ class MeanPoolEmbedder(Adapter):
         out_dim: d, width of a word embedding of the text encoder.
         hidden_dim: between the two layers; default ``in_dim``.
         num_tokens: k, pseudo-words that one sound becomes.
+        token_norm: Euclidean length that every pseudo-word is scaled to (ours); default: as the layers make it, as published.
+            Unscaled ones grow far longer than words, and the text encoder reads little of what stands beside them. The
+            length of words is ``generator.label_embeds(names).norm(dim=-1).mean()``.
 
-    Raises ValueError for ``num_tokens`` below 1.
+    Raises ValueError for ``num_tokens`` below 1, or a ``token_norm`` that is not positive.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, hidden_dim: int | None = None, num_tokens: int = 1) -> None:
+    def __init__(
+        self, in_dim: int, out_dim: int, hidden_dim: int | None = None, num_tokens: int = 1, token_norm: float | None = None
+    ) -> None:
         super().__init__()
         if num_tokens < 1:
             raise ValueError(f"num_tokens {num_tokens} makes no pseudo-word: give 1 or more")
+        if token_norm is not None and not 0 < token_norm < float("inf"):
+            raise ValueError(f"token_norm {token_norm} is no length: give a positive number")
         hidden_dim = in_dim if hidden_dim is None else hidden_dim
-        self.out_dim, self.num_tokens = out_dim, num_tokens
+        self.out_dim, self.num_tokens, self.token_norm = out_dim, num_tokens, token_norm
         self.fc1, self.fc2 = nn.Linear(in_dim, hidden_dim), nn.Linear(hidden_dim, num_tokens * out_dim)
 
     def project(self, features: Tensor) -> Tensor:
@@ -103,6 +110,8 @@ class MeanPoolEmbedder(Adapter):
         """(B, L, in_dim) -> (B, d), or (B, k, d) with more than one pseudo-word."""
         values = self.project(features).split(self.out_dim, -1)
         words = [self.pool(value, word) for word, value in enumerate(values)]
+        if self.token_norm is not None:
+            words = [self.token_norm * F.normalize(each, dim=-1) for each in words]
         return words[0] if self.num_tokens == 1 else torch.stack(words, 1)
 
 
@@ -118,8 +127,9 @@ class AudioTokenEmbedder(MeanPoolEmbedder):
             pictures are not reproducible; set it only to compare with them.
         num_tokens: k, pseudo-words that one sound becomes (ours; the paper has one): each has its own values and its own
             attention, so that one may tell the thing, another its number.
+        token_norm: Euclidean length that every pseudo-word is scaled to, see :class:`MeanPoolEmbedder`.
 
-    Raises ValueError for a dropout outside [0, 1], or ``num_tokens`` below 1.
+    Raises ValueError for a dropout outside [0, 1], ``num_tokens`` below 1, or a ``token_norm`` that is not positive.
     """
 
     def __init__(
@@ -130,8 +140,9 @@ class AudioTokenEmbedder(MeanPoolEmbedder):
         dropout: float = 0.5,
         dropout_at_inference: bool = False,
         num_tokens: int = 1,
+        token_norm: float | None = None,
     ) -> None:
-        super().__init__(in_dim, out_dim, hidden_dim, num_tokens)
+        super().__init__(in_dim, out_dim, hidden_dim, num_tokens, token_norm)
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout {dropout} is not a probability: give a number from 0 to 1")
         self.fga = FactorGraphAttention(out_dim, dropout, dropout_at_inference)
