@@ -4,8 +4,8 @@ python benchmarks/real_sounds.py fetch [--split test] [--out outputs/real_sounds
 python benchmarks/real_sounds.py measure [--ear FOLDER] [--way] [--folder outputs/real_sounds]
 
 real_sounds.csv names each recording: split, thing, Debian package and version, the file within, for a container (soundfont,
-OpenTTD's sound set) the entry within that, author, licence and SHA-256. ``train`` holds permissive licences alone; no package
-is in both splits. ``fetch`` writes OUT/SPLIT/THING/NAME.wav, mono, 16 kHz; nothing of it is committed.
+OpenTTD's sound set, OpenClonk's groups) the entry within that, author, licence and SHA-256. ``train`` holds permissive
+licences alone; no package is in both splits. ``fetch`` writes OUT/SPLIT/THING/NAME.wav, mono, 16 kHz; nothing of it is committed.
 ``measure`` gives each sound to BEATs' own classifier, cut as the pipelines cut it; ``--way`` paints it, too, and asks the
 picture tagger. Chance is 1 in 18. Intervals: Wilson, 95 %. Writes benchmarks/results/real_sounds[_NAME].json.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gzip
 import hashlib
 import json
 import struct
@@ -80,15 +81,33 @@ def cat_entry(content: bytes, number: int) -> bytes:
     return content[start : start + size]
 
 
+def group_entry(content: bytes, name: str) -> bytes:
+    """The file at ``name``, "Animals.ocg/MosquitoBuzz.ogg", of OpenClonk's packed group: gzip with another magic number,
+    a scrambled header that holds the count at byte 36, entries of 316 bytes (name, size at 268, offset at 276), contents.
+    """
+    if content[:2] == b"\x1e\x8c":
+        content = gzip.decompress(b"\x1f\x8b" + content[2:])
+    first, _, rest = name.partition("/")
+    count = int.from_bytes(bytes(content[k] ^ 237 for k in (38, 37, 36, 41)), "little")  # bytes 0 and 2 of each three are swapped
+    for entry in range(204, 204 + 316 * count, 316):
+        size, offset = struct.unpack_from("<i4xi", content, entry + 268)
+        if content[entry : entry + 257].split(b"\0")[0].decode("latin-1") == first:
+            start = 204 + 316 * count + offset
+            return group_entry(content[start : start + size], rest) if rest else content[start : start + size]
+    raise ValueError(f"the group has no entry named {first!r}")
+
+
 def read(root: Path, row: dict[str, str], scratch: Path) -> tuple[np.ndarray | None, int, Path, str]:
     """Samples and rate of a soundfont's entry, or a file to decode; and the SHA-256 of what the list speaks of."""
     path = root / row["file"]
     if not row["entry"]:
         return None, 0, path, hashlib.sha256(path.read_bytes()).hexdigest()
-    if path.suffix == ".cat":
-        wav = cat_entry(path.read_bytes(), int(row["entry"]))
-        (scratch / "entry.wav").write_bytes(wav)
-        return None, 0, scratch / "entry.wav", hashlib.sha256(wav).hexdigest()
+    if path.suffix in (".cat", ".ocg", ".ocd"):
+        content, entry = path.read_bytes(), row["entry"]
+        inner = cat_entry(content, int(entry)) if path.suffix == ".cat" else group_entry(content, entry)
+        target = scratch / f"entry{Path(entry).suffix or '.wav'}"
+        target.write_bytes(inner)
+        return None, 0, target, hashlib.sha256(inner).hexdigest()
     samples, rate = soundfont_entry(path.read_bytes(), row["entry"])
     return samples, rate, path, hashlib.sha256(samples.tobytes()).hexdigest()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import importlib.util
 import struct
 from pathlib import Path
@@ -197,7 +198,7 @@ def test_the_list_of_recordings() -> None:
     assert 40 <= len(parts["test"]) <= 100
     assert not {row["package"] for row in parts["train"]} & {row["package"] for row in parts["test"]}
     assert not {row["sha256"] for row in parts["train"]} & {row["sha256"] for row in parts["test"]}
-    assert {row["licence"] for row in parts["train"]} == {"MIT", "CC0-1.0", "CC-BY-3.0"}
+    assert {row["licence"] for row in parts["train"]} == {"MIT", "CC0-1.0", "CC-BY-3.0", "public domain"}
     assert {row["thing"] for row in parts["test"]} == set(world.THINGS)
 
 
@@ -218,6 +219,26 @@ def test_containers_are_read(script: ModuleType) -> None:
     table = struct.pack("<IIII", 16, 8, 16 + 6 + 8, 10)
     assert script.cat_entry(table + b"\x05name:" + first + b"\x05name:" + second, 0) == first
     assert script.cat_entry(table + b"\x05name:" + first + b"\x05name:" + second, 1) == second
+
+
+def test_packed_groups_are_read(script: ModuleType) -> None:
+    def group(files: dict[str, bytes]) -> bytes:
+        header = bytearray(struct.pack("<24s12xi164x", b"RedWolf Design GrpFolder", len(files)))
+        for k in range(0, 202, 3):
+            header[k], header[k + 2] = header[k + 2], header[k]
+        table, place = b"", 0
+        for name, content in files.items():
+            table += struct.pack("<260siiiii36x", name.encode(), 1, 0, len(content), 0, place)
+            place += len(content)
+        packed = gzip.compress(bytes(byte ^ 237 for byte in header) + table + b"".join(files.values()))
+        return b"\x1e\x8c" + packed[2:]
+
+    birds = group({"Owl.ogg": b"hoo", "Crow.ogg": b"caw caw"})
+    sounds = group({"Rain.ogg": b"drip", "Birds.ocg": birds} | {f"{k}.wav": b"" for k in range(300)})
+    assert script.group_entry(sounds, "Rain.ogg") == b"drip"
+    assert script.group_entry(sounds, "Birds.ocg/Crow.ogg") == b"caw caw"
+    with pytest.raises(ValueError, match="no entry named 'Cat.ogg'"):
+        script.group_entry(sounds, "Birds.ocg/Cat.ogg")
 
 
 def test_scores(script: ModuleType) -> None:

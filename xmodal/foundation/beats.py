@@ -478,7 +478,10 @@ def _miniature(folder: str, origin: str) -> Card:
 
 CARDS: dict[str, Card] = {
     "mini": _miniature("beats", "recipes/miniature"),
-    "wild": _miniature("beats_wild", "recipes/miniature, with recordings under MIT, CC0, CC BY 3.0 (benchmarks/real_sounds.csv)"),
+    "wild": _miniature(
+        "beats_wild",
+        "recipes/miniature, with recordings under MIT, CC0, CC BY 3.0 or in the public domain (benchmarks/real_sounds.csv)",
+    ),
     **{
         "-".join(part for part in (iteration.lower().replace("_", "-"), tuned) if part): _official(iteration, tuned)
         for iteration in ("iter3_plus_AS2M", "iter3_plus_AS20K", "iter3", "iter2", "iter1")
