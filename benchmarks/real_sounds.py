@@ -2,12 +2,14 @@
 
 python benchmarks/real_sounds.py fetch [--split test] [--out outputs/real_sounds]    (Debian or Ubuntu: apt-get, dpkg-deb)
 python benchmarks/real_sounds.py measure [--ear FOLDER] [--way] [--folder outputs/real_sounds]
+python benchmarks/real_sounds.py compare [--folder outputs/real_sounds]        (wants both splits)
 
 real_sounds.csv names each recording: split, thing, Debian package and version, the file within, for a container (soundfont,
 OpenTTD's sound set, OpenClonk's groups) the entry within that, author, licence and SHA-256. ``train`` holds permissive
 licences alone; no package is in both splits. ``fetch`` writes OUT/SPLIT/THING/NAME.wav, mono, 16 kHz; nothing of it is committed.
 ``measure`` gives each sound to BEATs' own classifier, cut as the pipelines cut it; ``--way`` paints it, too, and asks the
-picture tagger. Chance is 1 in 18. Intervals: Wilson, 95 %. Writes benchmarks/results/real_sounds[_NAME].json.
+picture tagger. ``compare`` looks for one recording in both splits under other names, by cross-correlation (exit code 1: there
+is one). Chance is 1 in 18. Intervals: Wilson, 95 %. Writes benchmarks/results/real_sounds[_NAME].json.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from xmodal.data.audio import load_audio
 from xmodal.data.window import window
@@ -178,6 +181,53 @@ def real(folder: Path) -> Iterator[tuple[str, Tensor]]:
             yield row["thing"], load_audio(path, world.sounds.SAMPLE_RATE)
 
 
+class Print:
+    """What tells a recording (T,) from others: itself at 8 kHz, at most ten seconds, and its loudest second."""
+
+    LENGTH = 10 * 8_000 + 8_000
+
+    def __init__(self, waveform: Tensor) -> None:
+        sound = F.avg_pool1d(waveform[None, : 20 * 8_000], 2)[0]
+        self.samples, self.size = len(sound), min(8_000, len(sound))
+        pieces = sound.unfold(0, self.size, max(1, self.size // 4))
+        piece = pieces[pieces.square().sum(1).argmax()]
+        self.whole = torch.fft.rfft(sound, self.LENGTH)
+        self.loudest = torch.fft.rfft(piece / piece.norm().clamp_min(1e-9), self.LENGTH).conj()
+        self.energy = F.pad(sound.double().square().cumsum(0), (1, 0))
+
+    def found_in(self, other: Print) -> float:
+        """Greatest normalised cross-correlation of the loudest second with any place of another recording."""
+        if self.size > other.samples:
+            return 0.0
+        energy = other.energy[self.size :] - other.energy[: -self.size]
+        products = torch.fft.irfft(other.whole * self.loudest, self.LENGTH)[: len(energy)].abs()
+        loud = energy > 1e-3 * energy.max()  # of silence any two pieces are alike
+        return (products[loud] / energy[loud].clamp_min(1e-12).sqrt()).max().item() if loud.any() else 0.0
+
+
+def compare(folder: Path, shown: float = 0.6, same: float = 0.9) -> bool:
+    """Print the pairs of a training and a test recording that are alike; whether none is the same.
+
+    Two decaying tones of drums come to 0.86 without being the same, two prints of one recording to 0.95 and more.
+    """
+    parts: dict[str, list[tuple[Path, Print]]] = {}
+    for split in ("train", "test"):
+        paths = {folder / split / row["thing"] / name_of(row) for row in rows(split)}
+        there = sorted(path for path in paths if path.is_file())
+        parts[split] = [(path, Print(load_audio(path, world.sounds.SAMPLE_RATE))) for path in there]
+    alike = [
+        (max(one.found_in(other), other.found_in(one)), path, twin)
+        for path, one in parts["test"]
+        for twin, other in parts["train"]
+    ]
+    most = max((pair[0] for pair in alike), default=0.0)
+    print(f"{len(parts['test'])} test recordings beside {len(parts['train'])} of the training: at most {most:.2f} alike")
+    for much, path, twin in sorted(alike, reverse=True):
+        if much >= shown:
+            print(f"  {much:.2f} {path.relative_to(folder)} {twin.relative_to(folder)}")
+    return most < same
+
+
 def score(things: list[str], named: list[str]) -> dict[str, Any]:
     """Percent right, its interval, the mean over things, and the confusion matrix (rows: what it is)."""
     right = sum(thing == name for thing, name in zip(things, named, strict=True))
@@ -251,7 +301,11 @@ def main() -> None:
     measuring.add_argument("--way", action="store_true")
     measuring.add_argument("--count", type=int, default=512, help="rendered clips")
     measuring.add_argument("--name", default="", help="of the result")
+    comparing = commands.add_parser("compare")
+    comparing.add_argument("--folder", type=Path, default=Path("outputs/real_sounds"))
     options = parser.parse_args()
+    if options.command == "compare":
+        raise SystemExit(0 if compare(options.folder) else 1)
     if options.command == "fetch":
         fetch(options.split, options.out, options.packages)
     else:

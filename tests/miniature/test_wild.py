@@ -11,6 +11,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from xmodal.foundation.beats import BEATsConfig, BEATsModel
@@ -219,6 +220,34 @@ def test_containers_are_read(script: ModuleType) -> None:
     table = struct.pack("<IIII", 16, 8, 16 + 6 + 8, 10)
     assert script.cat_entry(table + b"\x05name:" + first + b"\x05name:" + second, 0) == first
     assert script.cat_entry(table + b"\x05name:" + first + b"\x05name:" + second, 1) == second
+
+
+def test_one_recording_under_two_names_is_found(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut, softer, and with some noise: it is still the same, and other things' sounds are not."""
+    clips = [world.sample("test", index, 3) for index in range(40)]
+    sounds = {clip.thing: torch.from_numpy(world.sound(clip).mean(0)) for clip in clips if clip.thing in ("dog", "rain", "fire")}
+    torch.manual_seed(0)
+    rows = []
+    for split, thing, sound in (
+        ("test", "dog", sounds["dog"]), ("test", "rain", sounds["rain"]), ("train", "fire", sounds["fire"]),
+        ("train", "wave", 0.4 * torch.nn.functional.pad(sounds["rain"], (5_000, 0))[:-9_000] + 1e-3 * torch.randn(36_000)),
+    ):  # fmt: skip
+        row = {
+            "split": split,
+            "thing": thing,
+            "package": f"{split}-sounds",
+            "file": f"{thing}.wav",
+            "entry": "",
+            "sha256": "0" * 64,
+        }
+        target = tmp_path / split / thing / script.name_of(row)
+        target.parent.mkdir(parents=True)
+        soundfile.write(target, sound.numpy(), 16_000)
+        rows.append(row)
+    monkeypatch.setattr(script, "rows", lambda split: [row for row in rows if row["split"] == split])
+    assert not script.compare(tmp_path)
+    rows.pop()
+    assert script.compare(tmp_path)
 
 
 def test_packed_groups_are_read(script: ModuleType) -> None:
