@@ -25,6 +25,7 @@ from typing import NamedTuple
 RESULTS = Path(__file__).parent / "results"
 WEIGHTS = Path("xmodal/miniature/weights")
 RECORDINGS = Path("outputs/real_sounds/train")
+RECORDED = f"--data.recorded 0.1 --data.recordings {RECORDINGS}"
 STEPS = (5, 45)  # of a short and a longer run: their difference is steps alone
 
 
@@ -73,7 +74,9 @@ PARTS = {
         "audiotoken-mini",
         (
             (2000, ""),
-            (1000, f"--vars.lr 1e-3 --data.seed 1 --data.strange 0.45 --data.recorded 0.1 --data.recordings {RECORDINGS}"),
+            (1000, f"--vars.lr 1e-3 --data.seed 1 --data.strange 0.45 {RECORDED}"),
+            (1500, f"--vars.lr 1e-3 --data.seed 5 --data.train_count 8000 --model.classification_weight 4 {RECORDED}"),
+            (1300, f"--vars.lr 8e-4 --data.seed 6 --data.train_count 8000 --model.classification_weight 4 {RECORDED}"),
         ),
         "audiotoken-mini",
     ),

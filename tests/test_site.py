@@ -99,6 +99,9 @@ def test_the_site_is_built_strictly_and_loads_nothing_from_elsewhere(tmp_path: P
     for page in pages:
         loaded.feed(page.read_text())
     assert not [each for each in loaded.found if re.match(r"(https?:)?//", each)]
+    played = re.findall(r'<audio[^>]* src="([^"]+)"', (tmp_path / "listen.html").read_text())
+    assert len(played) >= 20
+    assert all((tmp_path / each).stat().st_size for each in played)
     reference = (tmp_path / "reference" / "pipelines.html").read_text()
     assert 'id="xmodal.pipelines.Pipeline"' in reference
     assert 'href="docs/' not in (tmp_path / "index.html").read_text()

@@ -49,6 +49,7 @@ def test_a_decoder_is_written_under_the_same_encoder(folder: Path) -> None:
     for name, value in before.encoder.state_dict().items():
         assert torch.equal(written.encoder.state_dict()[name], value), name
     assert written.config["scaling_factor"] == before.config["scaling_factor"]
+    assert str(folder) not in (folder / "vae" / "config.json").read_text()
     assert not torch.equal(written.decoder.conv_in.weight, before.decoder.conv_in.weight)
     painter = StableDiffusion(str(folder))
     states = painter.prompt_embeds(["a dog", "a bell"])

@@ -120,7 +120,8 @@ class TrainDecoder(ZooTask):
         from diffusers import AutoencoderDC
 
         trained = AutoencoderDC.from_pretrained(self.painter / "vae", torch_dtype=torch.float32, low_cpu_mem_usage=False)
-        deeper = AutoencoderDC.from_config({**trained.config, "decoder_layers_per_block": self.layers})
+        public = {name: value for name, value in trained.config.items() if not name.startswith("_")}
+        deeper = AutoencoderDC.from_config({**public, "decoder_layers_per_block": self.layers})
         old, new = trained.state_dict(), deeper.state_dict()
         kept = {name: value for name, value in old.items() if name in new and value.shape == new[name].shape}
         deeper.load_state_dict({**new, **kept})
