@@ -52,7 +52,6 @@ PARTS = {
             (4700, "--vars.lr 5e-4 --data.seed 8"),
         ),
     ),
-    "vae_decoder": Part("vae-decoder-mini", ((6000, ""),)),
     "beats_wild": Part("beats-wild-mini", ((6500, ""), (14000, "--data.seed 31"))),
     "mel_vae": Part("mel-vae-mini", ((2000, ""),)),
     "audioldm": Part(
