@@ -24,8 +24,6 @@ from xmodal.miniature import world
 
 DOCS = Path(__file__).parent.parent / "docs"
 SCALE, MARGIN, TEXT = 2, 8, 16
-
-
 TEXTS = (
     "a photo of a large bell",
     "a photo of three small birds",
@@ -44,7 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     chosen: dict[str, world.Clip] = {}
     for clip in unseen(200):
-        if clip.thing in chosen or len(chosen) < options.count:
+        if len(chosen) < options.count:
             chosen.setdefault(clip.thing, clip)
     things, clips = list(chosen), list(chosen.values())
     pictures, real = pixels(clips), waveforms(clips)
@@ -61,7 +59,7 @@ def main() -> None:
     for index, sound in enumerate(said):
         keep(f"said_{index + 1}", sound)
     right = sum(thing == name for thing, name in zip(things, heard, strict=True))
-    (DOCS / "listen.md").write_text(page(things, heard, understood), encoding="utf-8")
+    (DOCS / "listen.md").write_text(page(things, heard, understood, right), encoding="utf-8")
     print(f"{right} of {len(things)} sounds are heard as what the picture shows; docs/listen.md, docs/images/picture_sounds.png")
 
 
@@ -101,7 +99,7 @@ pictures and their sounds.
 """
 
 
-def page(things: list[str], heard: list[str], understood: list[str]) -> str:
+def page(things: list[str], heard: list[str], understood: list[str], right: int) -> str:
     """The page's Markdown; a reader without players, as GitHub's, shows links."""
     seen = [
         f"| ![{thing}](sounds/{thing}.png) | {player(f'{thing}_real')} | {player(f'{thing}_made')} | {verdict(thing, name)} |"
@@ -111,7 +109,6 @@ def page(things: list[str], heard: list[str], understood: list[str]) -> str:
         f"| {text} | {player(f'said_{index}')} | {verdict(next(each for each in world.THINGS if each in text), name)} |"
         for index, (text, name) in enumerate(zip(TEXTS, understood, strict=True), 1)
     ]
-    right = sum(thing == name for thing, name in zip(things, heard, strict=True))
     return PAGE.format(right=right, count=len(things), seen="\n".join(seen), said="\n".join(said))
 
 

@@ -215,12 +215,16 @@ def compare(folder: Path, shown: float = 0.6, same: float = 0.9) -> bool:
         paths = {folder / split / row["thing"] / name_of(row) for row in rows(split)}
         there = sorted(path for path in paths if path.is_file())
         parts[split] = [(path, Print(load_audio(path, world.sounds.SAMPLE_RATE))) for path in there]
+    if not all(parts.values()):
+        raise SystemExit(
+            f"{folder} does not hold recordings of both splits: run python benchmarks/real_sounds.py fetch --split all"
+        )
     alike = [
         (max(one.found_in(other), other.found_in(one)), path, twin)
         for path, one in parts["test"]
         for twin, other in parts["train"]
     ]
-    most = max((pair[0] for pair in alike), default=0.0)
+    most = max(pair[0] for pair in alike)
     print(f"{len(parts['test'])} test recordings beside {len(parts['train'])} of the training: at most {most:.2f} alike")
     for much, path, twin in sorted(alike, reverse=True):
         if much >= shown:

@@ -248,6 +248,9 @@ def test_one_recording_under_two_names_is_found(script: ModuleType, tmp_path: Pa
     assert not script.compare(tmp_path)
     rows.pop()
     assert script.compare(tmp_path)
+    rows.pop()
+    with pytest.raises(SystemExit, match="both splits"):  # nothing to compare is no pass
+        script.compare(tmp_path)
 
 
 def test_packed_groups_are_read(script: ModuleType) -> None:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xmodal.diffusion.sampling import sample, with_guidance
 from xmodal.diffusion.training import denoising_loss
 from xmodal.miniature.training.zoo import ZooTask, autoencoder
 from xmodal.miniature.world import FACTORS, IMAGE_SIZE
@@ -111,15 +112,18 @@ class TrainDecoder(ZooTask):
         ema_decay: float = 0.998,
         **task: Any,
     ) -> None:
-        self.painter, self.layers, self.adversarial = Path(painter), tuple(layers_per_block), adversarial
+        from xmodal.foundation.stable_diffusion import StableDiffusion
+
+        frozen = StableDiffusion(str(painter))
+        self.begins_as = (frozen.vae,)  # in a tuple, so that it is no part of what is trained
+        self.layers, self.adversarial = tuple(layers_per_block), adversarial
         super().__init__(output=output, ema_decay=ema_decay, **task)
-        self.noise, self.strength, self.painted = noise, strength, painted
-        self._parts: Any = None
+        self.painter, self.noise, self.strength, self.painted = frozen, noise, strength, painted
 
     def build(self) -> nn.Module:
         from diffusers import AutoencoderDC
 
-        trained = AutoencoderDC.from_pretrained(self.painter / "vae", torch_dtype=torch.float32, low_cpu_mem_usage=False)
+        trained = self.begins_as[0]
         public = {name: value for name, value in trained.config.items() if not name.startswith("_")}
         deeper = AutoencoderDC.from_config({**public, "decoder_layers_per_block": self.layers})
         old, new = trained.state_dict(), deeper.state_dict()
@@ -134,26 +138,20 @@ class TrainDecoder(ZooTask):
     @torch.no_grad()
     def features(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Latents (B, C, h, w) of the pictures, and those painted of them; both scaled to unit variance."""
-        vae: Any = self.net["vae"]
-        latents = vae.encode(batch["pixels"] * 2 - 1).latent * vae.config.scaling_factor
-        strength = torch.empty(()).uniform_(*self.strength).item()
-        return {"latents": latents, "painted": self._paint(latents, batch["full_caption"], strength)}
+        from diffusers import DDIMScheduler
 
-    def _paint(self, latents: Tensor, captions: list[str], strength: float) -> Tensor:
-        """What the painter makes of latents (B, C, h, w), noised by a share ``strength`` of the schedule."""
-        self._parts = self._parts or _painter(self.painter, self.device)
-        tokenizer, text_encoder, unet, scheduler = self._parts
-        texts = [*[""] * len(captions), *captions]
-        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(self.device)
-        states = text_encoder(ids).last_hidden_state
-        scheduler.set_timesteps(15)
-        times = scheduler.timesteps[scheduler.timesteps <= strength * scheduler.config.num_train_timesteps]
-        noisy = scheduler.add_noise(latents, torch.randn_like(latents), times[:1])
-        for time in times:
-            unconditional, conditional = unet(torch.cat([noisy, noisy]), time, states).sample.chunk(2)
-            velocity = unconditional + 2.0 * (conditional - unconditional)
-            noisy = scheduler.step(velocity, time, noisy).prev_sample
-        return noisy
+        painter: Any = self.painter
+        latents = painter.encode(batch["pixels"])[0] * painter.scaling_factor
+        told = painter.prompt_embeds(batch["full_caption"])
+
+        def predict(noisy: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
+            return painter.unet(noisy, timestep, encoder_hidden_states=states).sample
+
+        model = with_guidance(predict, told, painter.empty_embeds().expand_as(told), 2.0)
+        scheduler = DDIMScheduler.from_config(painter.scheduler.config, timestep_spacing="trailing")
+        strength = torch.empty(()).uniform_(*self.strength).item()
+        painted = sample(model, scheduler, latents.shape, 15, device=latents.device, start=latents, strength=strength)
+        return {"latents": latents, "painted": painted}
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         from torch.func import functional_call
@@ -191,19 +189,6 @@ def _critic() -> nn.Module:
     for before, after, kernel, stride in sizes:
         layers += [nn.Conv2d(before, after, kernel, stride, padding=1), nn.LeakyReLU(0.2)]
     return nn.Sequential(*layers, nn.Conv2d(64, 1, 3, padding=1))
-
-
-def _painter(folder: Path, device: torch.device) -> tuple[Any, Any, Any, Any]:
-    """Tokenizer, text encoder, UNet and a DDIM scheduler of a trained painter."""
-    from diffusers import DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel
-
-    from xmodal.miniature.tokenizer import build_tokenizer
-
-    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32).to(device).eval()
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32, low_cpu_mem_usage=False)
-    scheduler = DDIMScheduler.from_pretrained(folder / "scheduler", timestep_spacing="trailing")
-    return build_tokenizer(), text_encoder, unet.to(device).eval(), scheduler
 
 
 class TrainDiffusion(ZooTask):
