@@ -59,6 +59,7 @@ def start(folder: Path, store: str) -> int:
         return child
     status = 1
     try:
+        torch.set_num_threads(1)  # a child's first threads race for a new pool, and one finds none, unless it is made before them
         told = os.open(folder / f"{os.getpid()}.txt", os.O_CREAT | os.O_WRONLY)
         os.dup2(told, 1)
         os.dup2(told, 2)

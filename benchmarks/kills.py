@@ -148,6 +148,7 @@ def start(words: list[str], temporary: Path, told: Path) -> int:
         return child
     status = 1
     try:
+        torch.set_num_threads(1)  # a child's first threads race for a new pool, and one finds none, unless it is made before them
         os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
         with quiet():
             run(words)

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from tests.rounding import agree
 from xmodal.__main__ import main
 from xmodal.registry import models as registry
-from xmodal.registry.checkpoint import only_tensors, read_folder, read_pickle, read_tensors
+from xmodal.registry.checkpoint import only_tensors, read_folder, read_module, read_pickle, read_tensors
 from xmodal.registry.importer import import_weights, kinds
 
 SENTINEL = "it-was-executed"
@@ -380,3 +380,26 @@ def test_what_cannot_be_imported(tmp_path: Path) -> None:
         import_weights("beats", tmp_path / "a.pt", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="is a folder, not a file"):
         import_weights("beats", tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("error", "blamed"),
+    [
+        (RuntimeError("Error(s) in loading: size mismatch for weight"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), False),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
+        (RuntimeError("pool INTERNAL ASSERT FAILED: Invalid thread pool!"), False),
+        (MemoryError(), False),
+        (ImportError("this tokenizer needs sentencepiece"), False),
+    ],
+)
+def test_files_are_not_blamed_for_the_machine(error: Exception, blamed: bool, tmp_path: Path) -> None:
+    class Fails:
+        @staticmethod
+        def from_pretrained(folder: Path, **options: Any) -> Any:
+            raise error
+
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError if blamed else type(error)) as caught:
+        read_module(Fails, tmp_path)
+    assert ("are damaged" in str(caught.value)) == blamed

@@ -28,6 +28,7 @@ from xmodal.registry.cards import INSTEAD, VARIANT
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 DRAWING = ("normal_", "uniform_", "trunc_normal_")
 CLAIM = 64  # times its size on disk that a file's tensors may be: weights that are shared, or repeated along an axis
+MACHINE = ("DefaultCPUAllocator", "out of memory", "INTERNAL ASSERT")  # in errors of torch that no file is to blame for
 
 
 def read_pickle(path: Path, origin: str, arrays: bool = False) -> Any:
@@ -211,13 +212,16 @@ def read_module(kind: Any, folder: Path, optional: Iterable[str] = (), known: bo
 
     Raises FileNotFoundError, or ValueError where a file is damaged and where the libraries would go on with random numbers
     in the place of tensors that are missing (``optional`` ones may be) or misshapen; with ``known`` also where there are others.
+    What is not of the files (memory that is used up, a library that is missing) is raised as it is.
     """
     read_json(folder / CONFIG, "its publisher")
     if any(folder.glob(f"*.{VARIANT}.*")) and not any((folder / name).is_file() for pair in INSTEAD.items() for name in pair):
         options["variant"] = VARIANT
     try:
         model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
-    except Exception as error:  # whatever goes wrong in reading files of others is the files' fault
+    except Exception as error:  # whatever goes wrong in reading files of others is the files' fault, but for the machine's
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError, ImportError)) or any(word in str(error) for word in MACHINE):
+            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         shown = next((line for line in lines if "mismatch" in line), lines[0])[:200]
         raise ValueError(
