@@ -141,6 +141,9 @@ def mapped() -> Iterator[Place]:
     ):
         over = rows["over seeds"][key]
         yield gaps(page, label, [spoken(over[kind], digits) for kind in ("regression", "diffusion", "diffusion - regression")])
+    floor = rows["CLIP as it is (floor)"]["scores"]
+    unmapped = tuple(spoken(floor[key], digits, 1, False) for key, digits in (("FD", 3), ("CS", 1)))
+    yield Place(page, "the unmapped vector (FD {}, CS {} over the 256 pictures", unmapped)
     drawn, ceiling = named("diffusion mapper (`v2a-mini`)"), named("AudioLDM, CLAP of the very sound (ceiling)")
     yield Place("README.md", "the tagger of sounds names the thing in {} percent of `v2a-mini`'s", (drawn,))
     yield Place("README.md", "where AudioLDM itself reaches {} with the very sound's embedding", (ceiling,))

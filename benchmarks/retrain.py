@@ -1,6 +1,6 @@
 """The miniature from nothing: every part in its order, with the options of the shipped weights, and what each costs.
 
-python benchmarks/retrain.py [--only NAME ...]     trains into xmodal/miniature/weights, some eleven core-hours. Run again after a
+python benchmarks/retrain.py [--only NAME ...]     trains into xmodal/miniature/weights, some twelve core-hours. Run again after a
                                                    stop: what has ended is passed over, and what was begun goes on
 python benchmarks/retrain.py --cost [--only ...]   trains nothing: a few steps of each part into a scratch folder. Prints
                                                    core-seconds of a step, and times the steps core-hours, and writes
@@ -61,6 +61,7 @@ PARTS = {
             (2000, "--vars.lr 6e-4 --data.seed 1"),
             (1200, "--vars.lr 6e-4 --data.seed 2 --data.train_count 4000"),
             (3400, "--vars.lr 6e-4 --data.seed 3"),
+            (7000, "--vars.lr 6e-4 --data.seed 4 --data.train_count 8000"),
         ),
     ),
     "vocoder": Part("vocoder-mini", ((1500, ""),)),
