@@ -11,13 +11,11 @@ parts do, and does not hold if one does not.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from trial import over_seeds
+from trial import load, over_seeds, score_of
 
 from xmodal.files import write_beside
 from xmodal.metrics.protocol import Score
@@ -85,16 +83,6 @@ class Claim:
 def parts(better: str, worse: Sequence[str], scores: Sequence[str], at_least: bool = False) -> tuple[Part, ...]:
     """One part for each other row and score."""
     return tuple(Part(better, other, score, at_least) for other in worse for score in scores)
-
-
-def load(name: str) -> dict[str, Any]:
-    """A report of another benchmark."""
-    return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))  # type: ignore[no-any-return]
-
-
-def score_of(found: Mapping[str, Any]) -> Score:
-    """A stored score."""
-    return Score(found["value"], found["low"], found["high"])
 
 
 def audiotoken_rows() -> Rows:

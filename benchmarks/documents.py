@@ -8,12 +8,13 @@ docs/claims.md and docs/listen.md have scripts of their own.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from trial import load, over_seeds, score_of, spoken_score
 
 ROOT = Path(__file__).parent.parent
 CARDS = "xmodal/miniature/weights/adapters"
@@ -32,19 +33,19 @@ class Place(NamedTuple):
         return re.compile(f"([^|]{{1,{LONGEST}}}?)".join(f"({piece})" for piece in pieces))
 
 
-def results(name: str) -> Any:
-    """What a benchmark wrote."""
-    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+def spoken(found: Mapping[str, Any], digits: int = 1, scale: float = 1) -> str:
+    """A stored score with its interval: "86.1 [81.4, 90.2]"."""
+    return spoken_score(score_of(found, scale), digits)
 
 
-def spoken(score: dict[str, float], digits: int, scale: float = 1, interval: bool = True) -> str:
-    """A score, or a percentage with its interval as the tagger's scripts write it: "86.1 [81.4, 90.2]"."""
-    if "percent" in score:
-        value, (low, high) = score["percent"], score["interval"]  # type: ignore[misc]
-    else:
-        value, low, high = score["value"], score["low"], score["high"]
-    text = f"{scale * value:.{digits}f}"
-    return f"{text} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]" if interval else text
+def bare(found: Mapping[str, Any], digits: int = 1, scale: float = 1) -> str:
+    """A stored score without it."""
+    return f"{score_of(found, scale).value:.{digits}f}"
+
+
+def apart(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """A stored percentage, and the ends of its interval."""
+    return tuple(f"{number:.1f}" for number in (found["percent"], *found["interval"]))
 
 
 def gaps(document: str, label: str, values: list[str], columns: int = 0) -> Place:
@@ -58,7 +59,7 @@ def gaps(document: str, label: str, values: list[str], columns: int = 0) -> Plac
 
 def seen() -> Iterator[Place]:
     """AudioToken, on unseen sounds, and the painter on captions."""
-    table, heldout = results("audiotoken_mini_test")["table"], results("audiotoken_mini_heldout")["table"]
+    table, heldout = load("audiotoken_mini_test")["table"], load("audiotoken_mini_heldout")["table"]
     factors = ("thing", "size", "count")
     for row, cells in table.items():
         yield gaps("README.md", row, [spoken(cells[factor], 1) for factor in factors])
@@ -72,9 +73,9 @@ def seen() -> Iterator[Place]:
     yield Place("docs/any_to_any.md", row, (sounds, captions))
     row = '| text ("a photo of two large bells") | picture | `stable-diffusion-mini` | {} | real pictures | {} |'
     yield Place("docs/any_to_any.md", row, (captions, spoken(table["real pictures"]["thing"], 1)))
-    share = tuple(f"{table['sounds'][factor]['percent'] / 100:.3f}" for factor in factors)
+    share = tuple(bare(table["sounds"][factor], 3, 0.01) for factor in factors)
     yield Place(f"{CARDS}/audiotoken-mini/README.md", "chance 0.056): {}; size {}, count {} (chance", share)
-    placed = results("position_mini")["rows"]
+    placed = load("position_mini")["rows"]
     for label, names in {
         "stereo, with `position`": ("stereo, position: on the heard side", "stereo, position: the thing"),
         "stereo, without": ("stereo, no position: on the heard side", "stereo, no position: the thing"),
@@ -85,7 +86,7 @@ def seen() -> Iterator[Place]:
 
 def real() -> Iterator[Place]:
     """Recordings that nobody here made."""
-    found, before = results("real_sounds"), results("real_sounds_before")["ear"]["real"]
+    found, before = load("real_sounds"), load("real_sounds_before")["ear"]["real"]
     heard, rendered, painted = found["ear"]["real"], found["ear"]["rendered"], found["way"]["real"]
     count = str(painted["count"])
     yield Place("README.md", "**Real recordings** are understood less often: of {} that nobody", (count,))
@@ -97,7 +98,7 @@ def real() -> Iterator[Place]:
     yield Place("docs/miniature.md", "names {} % ({} to {}) of {} of the world's own", names)
     yield Place("docs/miniature.md", "the right thing for {} % ({} to {}) of the real ones", apart(painted))
     text = "- the thing of {} real recordings (benchmarks/real_sounds.py measure --way): {}\n"
-    yield Place(f"{CARDS}/audiotoken-mini/README.md", text, (count, f"{painted['percent'] / 100:.3f}"))
+    yield Place(f"{CARDS}/audiotoken-mini/README.md", text, (count, bare(painted, 3, 0.01)))
 
 
 # Sounds
@@ -121,14 +122,14 @@ MAPPED = {
 
 def mapped() -> Iterator[Place]:
     """V2A-Mapper and the AudioLDM below it."""
-    rows, page = results("v2a_mini")["rows"], "docs/vision2audio.md"
+    rows, page = load("v2a_mini")["rows"], "docs/vision2audio.md"
 
     def named(row: str) -> str:
         return spoken(rows[MAPPED[row]]["scores"]["tag_top1"], 1, 100)
 
     for label, name in MAPPED.items():
         scores = rows[name]["scores"]
-        values = [named(label), *(spoken(scores[key], digits, 1, False) for key, digits in DIGITS)]
+        values = [named(label), *(bare(scores[key], digits) for key, digits in DIGITS)]
         if "cosine" in rows[name]:
             values += [f"{rows[name]['cosine']:.3f}", f"{rows[name]['spread']:.2f}", f"{100 * rows[name]['readable']:.1f}"]
         yield gaps(page, label, values, 8)
@@ -142,7 +143,7 @@ def mapped() -> Iterator[Place]:
         over = rows["over seeds"][key]
         yield gaps(page, label, [spoken(over[kind], digits) for kind in ("regression", "diffusion", "diffusion - regression")])
     floor = rows["CLIP as it is (floor)"]["scores"]
-    unmapped = tuple(spoken(floor[key], digits, 1, False) for key, digits in (("FD", 3), ("CS", 1)))
+    unmapped = tuple(bare(floor[key], digits) for key, digits in (("FD", 3), ("CS", 1)))
     yield Place(page, "the unmapped vector (FD {}, CS {} over the 256 pictures", unmapped)
     drawn, ceiling = named("diffusion mapper (`v2a-mini`)"), named("AudioLDM, CLAP of the very sound (ceiling)")
     yield Place("README.md", "the tagger of sounds names the thing in {} percent of `v2a-mini`'s", (drawn,))
@@ -155,7 +156,7 @@ def mapped() -> Iterator[Place]:
     for kind, card in (("diffusion", "v2a-mini"), ("regression", "v2a-regression-mini")):
         scores = rows[f"{kind} mapper, seed 0"]["scores"]
         text = "(benchmarks/v2a_mini.py, chance 0.056): {}\n- FD in the space of the miniature CLAP, same run: {}\n"
-        values = (spoken(scores["tag_top1"], 3, 1, False), spoken(scores["FD"], 3, 1, False))
+        values = (bare(scores["tag_top1"], 3), bare(scores["FD"], 3))
         yield Place(f"{CARDS}/{card}/README.md", text, values)
 
 
@@ -165,8 +166,12 @@ DIGITS = (("FD", 3), ("FAD", 1), ("CS", 1), ("KL", 2))
 def ambiguous() -> Iterator[Place]:
     """Mappers whose pictures leave the sound open."""
     columns = (("FD", 4), ("cosine", 3), ("spread", 2), ("FD of sounds", 3), ("CS of sounds", 1))
-    for name, scores in results("mapper_ambiguity")["over seeds"].items():
+    found = load("mapper_ambiguity")
+    for name, scores in found["over seeds"].items():
         yield gaps("docs/vision2audio.md", name, [spoken(scores[key], digits) for key, digits in columns])
+    one, other = (found["rows"][f"thing only, {kind}"]["FD of sounds"] for kind in ("regression", "diffusion"))
+    more = spoken_score(over_seeds([regressed - drawn for regressed, drawn in zip(one, other, strict=True)]))
+    yield Place("docs/vision2audio.md", "and the FD of its sounds is {} higher;", (more,))
 
 
 ASKED = {
@@ -191,9 +196,9 @@ TEXTS = {
 
 def asked() -> Iterator[Place]:
     """CLIPSonic."""
-    found, page = results("clipsonic_mini"), "docs/text2audio.md"
+    found, page = load("clipsonic_mini"), "docs/text2audio.md"
     own = found["real sounds"]
-    values = [spoken(own["tag_top1"], 1, 100, False), spoken(own["FAD"], 1, 1, False), spoken(own["CLAP"], 3, 1, False)]
+    values = [bare(own["tag_top1"], 1, 100), bare(own["FAD"], 1), bare(own["CLAP"], 3)]
     yield gaps(page, "real sounds", values, 4)
     for label, name in ASKED.items():
         scores, readable = found["over seeds"][name], found["readable"].get(name)
@@ -205,13 +210,13 @@ def asked() -> Iterator[Place]:
         yield gaps(page, label, [*values, f"{100 * gap['separable']:.0f} %", readable])
     pictures, captions = (spoken(found["over seeds"][name]["tag_top1"], 1, 100) for name in ("IQ", "PD"))
     yield Place("README.md", "captions in {} of `clipsonic-mini`'s, which has", (captions,))
-    told = spoken(results("v2a_mini")["rows"]["CLAP of a sentence"]["scores"]["tag_top1"], 1, 100)
+    told = spoken(load("v2a_mini")["rows"]["CLAP of a sentence"]["scores"]["tag_top1"], 1, 100)
     row = "| text | sound | `clipsonic-mini` | {} | CLAP's text tower and AudioLDM, `audioldm-mini` | {} |"
     yield Place("docs/any_to_any.md", row, (captions, told))
-    real_ones = spoken(own["tag_top1"], 1, 100, False)
+    real_ones = bare(own["tag_top1"], 1, 100)
     yield Place("docs/any_to_any.md", "| picture | sound | `clipsonic-mini` | {} | real sounds | {} |", (pictures, real_ones))
     text = "(benchmarks/clipsonic_mini.py, chance 0.056): {}\n- tag_top1 of 256 unseen pictures, same run: {}\n"
-    shares = (spoken(found["over seeds"][name]["tag_top1"], 3, 1, False) for name in ("PD", "IQ"))
+    shares = (bare(found["over seeds"][name]["tag_top1"], 3) for name in ("PD", "IQ"))
     yield Place(f"{CARDS}/clipsonic-mini/README.md", text, tuple(shares))
 
 
@@ -220,7 +225,7 @@ def asked() -> Iterator[Place]:
 
 def chains() -> Iterator[Place]:
     """There and back."""
-    ways = results("any_to_any")["ways"]
+    ways = load("any_to_any")["ways"]
     first = "{} → {} (first step of the next row)"
     for label, name in {
         first.format("sound", "picture"): "audio to image",
@@ -238,7 +243,7 @@ def chains() -> Iterator[Place]:
 
 def cost() -> Iterator[Place]:
     """What the miniature takes to train, and weighs."""
-    found = results("retrain")
+    found = load("retrain")
     for name, part in found["parts"].items():
         values = [f"{part['steps']:,}", f"{part['core_seconds_per_step']:.2f}", f"{part['core_hours']:.2f}"]
         yield gaps("docs/miniature.md", name, values)
@@ -248,11 +253,6 @@ def cost() -> Iterator[Place]:
 
 
 SUBJECTS = (seen, real, mapped, ambiguous, asked, chains, cost)
-
-
-def apart(score: dict[str, Any]) -> tuple[str, str, str]:
-    """A percentage, and the ends of its interval."""
-    return f"{score['percent']:.1f}", *(f"{end:.1f}" for end in score["interval"])  # type: ignore[return-value]
 
 
 def told(text: str, place: Place) -> str:

@@ -112,6 +112,17 @@ def save(name: str, report: Mapping[str, Any]) -> None:
     write_beside(RESULTS / f"{name}.json", lambda path: path.write_text(text, "utf-8"))
 
 
+def load(name: str) -> dict[str, Any]:
+    """What a benchmark wrote by `save`."""
+    return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))  # type: ignore[no-any-return]
+
+
+def score_of(found: Mapping[str, Any], scale: float = 1) -> Score:
+    """A stored score, times ``scale``; percentages are stored with their interval as a pair."""
+    low, high = found["interval"] if "percent" in found else (found["low"], found["high"])
+    return Score(scale * found.get("percent", found.get("value")), scale * low, scale * high)
+
+
 def streams(count: int, seed: int = 0) -> list[torch.Generator]:
     """One seeded stream of noise for each sound, so that batches do not matter."""
     return [torch.Generator().manual_seed(1_000_000 * seed + index) for index in range(count)]

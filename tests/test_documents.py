@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.scripts import script
 
 
 @pytest.fixture(scope="module")
 def documents() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("documents", ROOT / "benchmarks" / "documents.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("benchmarks/documents.py")
 
 
 def test_documents_say_what_the_results_say(
@@ -49,6 +42,9 @@ def test_a_place_that_is_not_there_once(documents: ModuleType, text: str) -> Non
 
 
 def test_values_as_they_are_written(documents: ModuleType) -> None:
-    assert documents.spoken({"value": 0.8594, "low": 0.81641, "high": 0.9023}, 1, 100) == "85.9 [81.6, 90.2]"
-    assert documents.spoken({"percent": 96.1, "interval": [93.0, 97.9]}, 1) == "96.1 [93.0, 97.9]"
-    assert documents.spoken({"value": 4.66, "low": 4, "high": 5}, 1, 1, False) == "4.7"
+    score, cell = {"value": 0.8594, "low": 0.81641, "high": 0.9023}, {"percent": 96.1, "interval": [93.0, 97.9]}
+    assert documents.spoken(score, 1, 100) == "85.9 [81.6, 90.2]"
+    assert documents.spoken(cell) == "96.1 [93.0, 97.9]"
+    assert documents.bare(score, 3) == "0.859"
+    assert documents.bare(cell, 3, 0.01) == "0.961"
+    assert documents.apart(cell) == ("96.1", "93.0", "97.9")

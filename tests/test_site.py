@@ -7,13 +7,13 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import yaml
 
+from tests.scripts import script
 from tests.test_packaging import ROOT
 
 PAGES = [
@@ -41,15 +41,6 @@ def test_links_lead_somewhere_on_github(page: Path) -> None:
         to = (page.parent / path).resolve() if path else page
         assert to.exists(), link
         assert not anchor or anchor in anchors(to), link
-
-
-def script(name: str) -> ModuleType:
-    spec = spec_from_file_location(Path(name).stem, ROOT / name)
-    assert spec is not None
-    assert spec.loader is not None
-    made = module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
 
 
 def test_the_licence_ledger_is_that_of_the_cards() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import importlib.util
 import struct
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +13,7 @@ import pytest
 import soundfile
 import torch
 
+from tests.scripts import script
 from xmodal.foundation.beats import BEATsConfig, BEATsModel
 from xmodal.foundation.beats import save as save_beats
 from xmodal.miniature import wild, world
@@ -180,13 +180,8 @@ def test_training_starts_from_weights(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("real_sounds", ROOT / "benchmarks" / "real_sounds.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def real_sounds() -> ModuleType:
+    return script("benchmarks/real_sounds.py")
 
 
 def test_the_list_of_recordings() -> None:
@@ -203,7 +198,7 @@ def test_the_list_of_recordings() -> None:
     assert {row["thing"] for row in parts["test"]} == set(world.THINGS)
 
 
-def test_containers_are_read(script: ModuleType) -> None:
+def test_containers_are_read(real_sounds: ModuleType) -> None:
     wave = np.arange(-50, 50, dtype="<i2")
     header = struct.pack("<20sIIIIIBbHH", b"Dog Bark", 10, 60, 10, 60, 22_050, 60, 0, 0, 1)
     lists = [
@@ -211,18 +206,18 @@ def test_containers_are_read(script: ModuleType) -> None:
         b"pdta" + b"shdr" + struct.pack("<I", 46) + header,
     ]
     body = b"sfbk" + b"".join(b"LIST" + struct.pack("<I", len(part)) + part for part in lists)
-    samples, rate = script.soundfont_entry(b"RIFF" + struct.pack("<I", len(body)) + body, "Dog Bark")
+    samples, rate = real_sounds.soundfont_entry(b"RIFF" + struct.pack("<I", len(body)) + body, "Dog Bark")
     assert samples.tolist() == wave[10:60].tolist()
     assert rate == 22_050
     with pytest.raises(ValueError, match="no sample named 'Cat'"):
-        script.soundfont_entry(b"RIFF" + struct.pack("<I", len(body)) + body, "Cat")
+        real_sounds.soundfont_entry(b"RIFF" + struct.pack("<I", len(body)) + body, "Cat")
     first, second = b"RIFF-one", b"RIFF-other"
     table = struct.pack("<IIII", 16, 8, 16 + 6 + 8, 10)
-    assert script.cat_entry(table + b"\x05name:" + first + b"\x05name:" + second, 0) == first
-    assert script.cat_entry(table + b"\x05name:" + first + b"\x05name:" + second, 1) == second
+    assert real_sounds.cat_entry(table + b"\x05name:" + first + b"\x05name:" + second, 0) == first
+    assert real_sounds.cat_entry(table + b"\x05name:" + first + b"\x05name:" + second, 1) == second
 
 
-def test_one_recording_under_two_names_is_found(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_recording_under_two_names_is_found(real_sounds: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut, softer, and with some noise: it is still the same, and other things' sounds are not."""
     clips = [world.sample("test", index, 3) for index in range(40)]
     sounds = {clip.thing: torch.from_numpy(world.sound(clip).mean(0)) for clip in clips if clip.thing in ("dog", "rain", "fire")}
@@ -240,20 +235,20 @@ def test_one_recording_under_two_names_is_found(script: ModuleType, tmp_path: Pa
             "entry": "",
             "sha256": "0" * 64,
         }
-        target = tmp_path / split / thing / script.name_of(row)
+        target = tmp_path / split / thing / real_sounds.name_of(row)
         target.parent.mkdir(parents=True)
         soundfile.write(target, sound.numpy(), 16_000)
         rows.append(row)
-    monkeypatch.setattr(script, "rows", lambda split: [row for row in rows if row["split"] == split])
-    assert not script.compare(tmp_path)
+    monkeypatch.setattr(real_sounds, "rows", lambda split: [row for row in rows if row["split"] == split])
+    assert not real_sounds.compare(tmp_path)
     rows.pop()
-    assert script.compare(tmp_path)
+    assert real_sounds.compare(tmp_path)
     rows.pop()
     with pytest.raises(SystemExit, match="both splits"):  # nothing to compare is no pass
-        script.compare(tmp_path)
+        real_sounds.compare(tmp_path)
 
 
-def test_packed_groups_are_read(script: ModuleType) -> None:
+def test_packed_groups_are_read(real_sounds: ModuleType) -> None:
     def group(files: dict[str, bytes]) -> bytes:
         header = bytearray(struct.pack("<24s12xi164x", b"RedWolf Design GrpFolder", len(files)))
         for k in range(0, 202, 3):
@@ -267,14 +262,14 @@ def test_packed_groups_are_read(script: ModuleType) -> None:
 
     birds = group({"Owl.ogg": b"hoo", "Crow.ogg": b"caw caw"})
     sounds = group({"Rain.ogg": b"drip", "Birds.ocg": birds} | {f"{k}.wav": b"" for k in range(300)})
-    assert script.group_entry(sounds, "Rain.ogg") == b"drip"
-    assert script.group_entry(sounds, "Birds.ocg/Crow.ogg") == b"caw caw"
+    assert real_sounds.group_entry(sounds, "Rain.ogg") == b"drip"
+    assert real_sounds.group_entry(sounds, "Birds.ocg/Crow.ogg") == b"caw caw"
     with pytest.raises(ValueError, match="no entry named 'Cat.ogg'"):
-        script.group_entry(sounds, "Birds.ocg/Cat.ogg")
+        real_sounds.group_entry(sounds, "Birds.ocg/Cat.ogg")
 
 
-def test_scores(script: ModuleType) -> None:
-    found = script.score(["dog", "dog", "bell", "bell"], ["dog", "cat", "bell", "bell"])
+def test_scores(real_sounds: ModuleType) -> None:
+    found = real_sounds.score(["dog", "dog", "bell", "bell"], ["dog", "cat", "bell", "bell"])
     assert (found["right"], found["percent"], found["mean_over_things"]) == (3, 75.0, 75.0)
     assert found["confusion"] == {"bell": {"bell": 2}, "dog": {"dog": 1, "cat": 1}}
     low, high = found["interval"]

@@ -28,7 +28,7 @@ from xmodal.registry.cards import INSTEAD, VARIANT
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 DRAWING = ("normal_", "uniform_", "trunc_normal_")
 CLAIM = 64  # times its size on disk that a file's tensors may be: weights that are shared, or repeated along an axis
-MACHINE = ("DefaultCPUAllocator", "out of memory", "INTERNAL ASSERT")  # in errors of torch that no file is to blame for
+MACHINE = ("DefaultCPUAllocator", "out of memory", "INTERNAL ASSERT")  # in errors of torch that no file need be to blame for
 
 
 def read_pickle(path: Path, origin: str, arrays: bool = False) -> Any:
@@ -212,18 +212,21 @@ def read_module(kind: Any, folder: Path, optional: Iterable[str] = (), known: bo
 
     Raises FileNotFoundError, or ValueError where a file is damaged and where the libraries would go on with random numbers
     in the place of tensors that are missing (``optional`` ones may be) or misshapen; with ``known`` also where there are others.
-    What is not of the files (memory that is used up, a library that is missing) is raised as it is.
+    RuntimeError where memory ended or torch failed inside, which need not be the files' fault.
     """
     read_json(folder / CONFIG, "its publisher")
     if any(folder.glob(f"*.{VARIANT}.*")) and not any((folder / name).is_file() for pair in INSTEAD.items() for name in pair):
         options["variant"] = VARIANT
     try:
         model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
-    except Exception as error:  # whatever goes wrong in reading files of others is the files' fault, but for the machine's
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError, ImportError)) or any(word in str(error) for word in MACHINE):
-            raise
+    except (torch.OutOfMemoryError, ImportError):  # callers know the former, the latter names what to install
+        raise
+    except Exception as error:  # whatever else goes wrong in reading files of others is the files' fault, or the machine's
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         shown = next((line for line in lines if "mismatch" in line), lines[0])[:200]
+        if isinstance(error, MemoryError) or any(word in str(error) for word in MACHINE):
+            mend = f"try again with more memory free, or compare the sizes in its {CONFIG} with the publisher's"
+            raise RuntimeError(f"the weights in {folder} could not be loaded ({shown}): {mend}") from error
         raise ValueError(
             f"the weights in {folder} are damaged or do not fit its {CONFIG} ({shown}): copy the folder again"
         ) from error
