@@ -126,8 +126,8 @@ def baseline(name: str, steps: int, folder: Path) -> Any:
     recipe = load_recipe("miniature/clipsonic", BASELINES[name], steps=steps)
     recipe["model"]["init_args"]["weights"] = "clipsonic-mini"
     file = folder / f"{name}_{steps}.ckpt"
-    features = {} if file.is_file() else featured(recipe, folder / "features.pt")
-    return trained(recipe, features, 0, file).pipeline()
+    told = "pictures" if name == "NI" else "texts"  # what is computed of a clip before the first step
+    return trained(recipe, featured(recipe, folder / f"features_{told}.pt"), 0, file).pipeline()
 
 
 @torch.no_grad()

@@ -1,10 +1,12 @@
 """What the benchmarks of trained adapters share: tasks trained from recipes with several seeds, and the judges of what they make.
 
-A task's frozen features are computed once and serve every seed. The judges are those of `xmodal evaluate`, of tensors in memory.
+A task's frozen features are computed once and serve every seed, while what they were made of is the same. The judges are those of
+`xmodal evaluate`, of tensors in memory.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -42,19 +44,44 @@ def load_recipe(name: str, *overlays: str, **variables: Any) -> dict[str, Any]:
 
 
 def featured(recipe: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
-    """What the frozen parts make of the recipe's training clips; ``file`` keeps it, and serves the next call."""
-    if not file.is_file():
-        data, task = recipe["data"]["init_args"], Builder("the recipe", trust=True, training=True).build(recipe["model"], Task)
+    """What the frozen parts make of the recipe's training clips; ``file`` keeps it, and serves the next call with the same."""
+    data, task = recipe["data"]["init_args"], Builder("the recipe", trust=True, training=True).build(recipe["model"], Task)
+    origin = made_of(task, [data["train_count"], data["frozen_parts"], data.get("seed", 0)])
+    if not kept(file, origin):
         torch.save(precompute(task, Clips("train", data["train_count"], tuple(data["frozen_parts"]))), file)
+        keep(file, origin)
     return torch.load(file, weights_only=True)  # type: ignore[no-any-return]
 
 
+def made_of(task: Any, settings: Any) -> str:
+    """A digest of settings and of what a task has computed before the first step: whose weights, with which options."""
+    before = {
+        name: [feature.outputs, dict(feature.options), [part.fingerprint() for part in feature.parts]]
+        for name, feature in task.frozen_features().items()
+    }
+    text = json.dumps([world.VERSION, before, settings], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def kept(file: Path, origin: str) -> bool:
+    """Whether a file is there, and was made of the same: weights may have been trained on since."""
+    note = file.with_name(f"{file.name}.made_of")
+    return file.is_file() and note.is_file() and note.read_text("utf-8") == origin
+
+
+def keep(file: Path, origin: str) -> None:
+    """Note what a file was made of."""
+    file.with_name(f"{file.name}.made_of").write_text(origin, encoding="utf-8")
+
+
 def trained(recipe: Mapping[str, Any], features: Mapping[str, Tensor], seed: int, file: Path) -> Task:
-    """The recipe's task trained with ``seed``; ``file`` keeps the weights, and serves the next call."""
+    """The recipe's task trained with ``seed``; ``file`` keeps the weights, and serves the next call with the same."""
     seed_everything(seed, verbose=False)
     task = Builder("the recipe", trust=True, training=True).build(recipe["model"], Task)
     task.recipe = OmegaConf.to_yaml(OmegaConf.create(recipe["model"]))
-    if file.is_file():
+    told = {name: hashlib.sha256(rows.numpy().tobytes()).hexdigest() for name, rows in features.items()}
+    origin = made_of(task, [task.recipe, recipe["data"], recipe["trainer"], seed, told])
+    if kept(file, origin):
         return type(task).from_checkpoint(file)
     data = recipe["data"]["init_args"]
     clips = Clips("train", data["train_count"], tuple(data["parts"]))
@@ -70,6 +97,7 @@ def trained(recipe: Mapping[str, Any], features: Mapping[str, Tensor], seed: int
     )
     trainer.fit(task, loader)
     trainer.save_checkpoint(file)
+    keep(file, origin)
     return task.eval()
 
 
