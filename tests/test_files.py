@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from xmodal import files
-from xmodal.files import clean_up, write_beside
+from xmodal.files import clean_up, readable_as_new, write_beside
+from xmodal.registry.checkpoint import write_folder
 
 
 def test_many_threads_write_one_file(tmp_path: Path) -> None:
@@ -92,3 +94,14 @@ def test_modes_are_as_the_umask_says(tmp_path: Path) -> None:
 
     (tmp_path / "plain").touch()
     assert write_beside(tmp_path / "a", private).stat().st_mode == (tmp_path / "plain").stat().st_mode
+    (tmp_path / "folder").mkdir()
+    private(tmp_path / "folder" / "weights")
+    assert readable_as_new(tmp_path / "folder") == tmp_path / "folder"
+    assert (tmp_path / "folder" / "weights").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["weights"]
+
+
+def test_weights_are_as_readable_as_their_config(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "model", {"a": 1}, {"weight": torch.ones(2)})
+    modes = {path.name: path.stat().st_mode for path in folder.iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]

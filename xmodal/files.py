@@ -190,6 +190,18 @@ def write_beside(target: Path, write: Callable[[Path], object]) -> Path:
     return target
 
 
+def readable_as_new(folder: Path) -> Path:
+    """Give every file below ``folder`` the mode of a new file: what safetensors writes is its owner's alone. Returns it."""
+    new = _partial(folder / "mode")
+    new.touch()
+    mode = new.stat().st_mode
+    new.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+    return folder
+
+
 def clean_up(folder: Path) -> int:
     """Remove the unfinished files of writers that were killed, directly inside ``folder``; returns their number.
 

@@ -271,6 +271,7 @@ def write_folder(
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / f"{WEIGHTS}.part", metadata={"format": "pt"})
     (folder / f"{CONFIG}.part").write_text(json.dumps(dict(config), indent=1) + "\n", encoding="utf-8")
+    (folder / f"{WEIGHTS}.part").chmod((folder / f"{CONFIG}.part").stat().st_mode)  # as the umask says: safetensors asks no umask
     for name in (WEIGHTS, CONFIG):
         os.replace(folder / f"{name}.part", folder / name)
     return folder

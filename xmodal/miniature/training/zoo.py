@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from xmodal.files import readable_as_new
 from xmodal.registry.adapters import find
 from xmodal.task import Averaged
 
@@ -58,7 +59,7 @@ class ZooTask(Averaged):
             fresh = Path(scratch) / "export"
             fresh.mkdir()
             self.export(copy.deepcopy(self.published).eval(), fresh)
-            for part in fresh.iterdir():
+            for part in readable_as_new(fresh).iterdir():
                 target = self.output / part.name
                 self.output.mkdir(exist_ok=True)
                 if target.is_dir():
