@@ -87,8 +87,9 @@ class TrainDecoder(ZooTask):
 
     It learns from the latents of pictures and from those that the painter makes of them: noise on a picture's latents
     hides its details, not its layout, and the painter, told the caption, fills in what it can (the way of SDEdit, Meng et
-    al., arXiv 2108.01073). So it learns to draw finely what the painter drew coarsely. A patch discriminator with the hinge
-    loss (as VQGAN's, Esser et al., arXiv 2012.09841) keeps what is in doubt from being blurred.
+    al., arXiv 2108.01073). So it learns to draw finely what the painter drew coarsely. What is in doubt is kept from being
+    blurred by a CLIP that shall see in both pictures the same (a perceptual loss, Johnson et al., arXiv 1603.08155), and by a
+    patch discriminator with the hinge loss (as VQGAN's, Esser et al., arXiv 2012.09841).
 
     Args:
         painter: folder of the trained Stable Diffusion; ``output`` receives its VAE with the deeper decoder.
@@ -96,8 +97,11 @@ class TrainDecoder(ZooTask):
             blocks begin as the identity.
         noise: standard deviation, where that of the latents is 1, of the noise that the decoder learns to bear.
         strength: least and greatest share of the noise schedule from which the painter paints.
-        painted: share of a batch's latents that are the painter's.
+        painted: share of a batch's latents that are the painter's; with 0 nothing is painted.
         adversarial: weight of the discriminator's word; 0 trains none.
+        perceptual: weight of what CLIP sees: one less the cosine of its last block's tokens, the class token's and the mean of
+            the patches'; 0 builds none.
+        eyes: card of that CLIP.
     """
 
     def __init__(
@@ -109,9 +113,12 @@ class TrainDecoder(ZooTask):
         strength: tuple[float, float] = (0.3, 0.8),
         painted: float = 0.5,
         adversarial: float = 0.0,
+        perceptual: float = 0.0,
+        eyes: str = "mini",
         ema_decay: float = 0.998,
         **task: Any,
     ) -> None:
+        from xmodal.foundation.clip import ImageTower
         from xmodal.foundation.stable_diffusion import StableDiffusion
 
         frozen = StableDiffusion(str(painter))
@@ -119,6 +126,7 @@ class TrainDecoder(ZooTask):
         self.layers, self.adversarial = tuple(layers_per_block), adversarial
         super().__init__(output=output, ema_decay=ema_decay, **task)
         self.painter, self.noise, self.strength, self.painted = frozen, noise, strength, painted
+        self.perceptual, self.eyes = perceptual, ImageTower(eyes) if perceptual else None
 
     def build(self) -> nn.Module:
         from diffusers import AutoencoderDC
@@ -137,11 +145,13 @@ class TrainDecoder(ZooTask):
 
     @torch.no_grad()
     def features(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Latents (B, C, h, w) of the pictures, and those painted of them; both scaled to unit variance."""
+        """Latents (B, C, h, w) of the pictures and, where some are asked for, those painted of them; of unit variance."""
         from diffusers import DDIMScheduler
 
         painter: Any = self.painter
         latents = painter.encode(batch["pixels"])[0] * painter.scaling_factor
+        if not self.painted:
+            return {"latents": latents}
         told = painter.prompt_embeds(batch["full_caption"])
 
         def predict(noisy: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
@@ -158,10 +168,14 @@ class TrainDecoder(ZooTask):
 
         pixels = batch["pixels"] * 2 - 1
         net: Any = self.net if self.training else self.published
-        painted = torch.rand(len(pixels), 1, 1, 1, device=self.device) < self.painted
-        latents = torch.where(painted, batch["painted"], batch["latents"])
+        latents = batch["latents"]
+        if self.painted:
+            painted = torch.rand(len(pixels), 1, 1, 1, device=self.device) < self.painted
+            latents = torch.where(painted, batch["painted"], latents)
         made = net["vae"].decode((latents + self.noise * torch.randn_like(latents)) / net["vae"].config.scaling_factor).sample
         terms = _likeness(made - pixels)
+        if self.eyes is not None:
+            terms["perceptual"] = self.perceptual * _seen_apart(self.eyes, made / 2 + 0.5, batch["pixels"])
         if self.adversarial:
             # One step teaches both: the critic sees pictures cut off from the decoder, the decoder a critic that stays.
             critic, fixed = net["critic"], {name: weight.detach() for name, weight in net["critic"].named_parameters()}
@@ -173,13 +187,21 @@ class TrainDecoder(ZooTask):
         vae: Any = net["vae"]  # type: ignore[index]
         batches = list(self.trainer.datamodule.val_dataloader())
         pixels = torch.cat([batch["pixels"] for batch in batches])
-        for name in ("latents", "painted"):
+        for name in ("latents", "painted") if self.painted else ("latents",):
             latents = torch.cat([batch[name] for batch in batches]).to(self.device) / vae.config.scaling_factor
             print(
                 f"decoder: {_psnr(vae, latents, pixels):.1f} dB PSNR of the {name} of {len(pixels)} validation pictures",
                 flush=True,
             )
         vae.half().save_pretrained(folder / "vae")
+
+
+def _seen_apart(eyes: Any, made: Tensor, pixels: Tensor) -> Tensor:
+    """How differently CLIP's image tower sees two batches of pictures (B, 3, H, W), from 0 to 4 (a scalar)."""
+    with torch.no_grad():
+        meant = eyes.patches(pixels)
+    apart = 1 - F.cosine_similarity(eyes.patches(made), meant, dim=-1)  # (B, 1 + N)
+    return apart[:, 0].mean() + apart[:, 1:].mean()
 
 
 def _critic() -> nn.Module:
