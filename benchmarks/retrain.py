@@ -1,6 +1,6 @@
 """The miniature from nothing: every part in its order, with the options of the shipped weights, and what each costs.
 
-python benchmarks/retrain.py [--only NAME ...]     trains into xmodal/miniature/weights, some twelve core-hours. Run again after a
+python benchmarks/retrain.py [--only NAME ...]     trains into xmodal/miniature/weights, some 16 core-hours. Run again after a
                                                    stop: what has ended is passed over, and what was begun goes on
 python benchmarks/retrain.py --cost [--only ...]   trains nothing: a few steps of each part into a scratch folder. Prints
                                                    core-seconds of a step, and times the steps core-hours, and writes
@@ -41,7 +41,7 @@ PARTS = {
     "vae": Part("vae-mini", ((3000, ""),)),
     "picture_tagger": Part("picture-tagger-mini", ((1500, ""),)),
     "beats": Part("beats-mini", ((600, ""),)),
-    "clip": Part("clip-mini", ((1000, ""), (850, "--data.seed 1"))),
+    "clip": Part("clip-mini", ((1000, ""), (850, "--data.seed 1"), (3000, "--data.seed 2"))),
     "clap": Part("clap-mini", ((500, ""), (700, "--data.seed 1"))),
     "stable_diffusion": Part(
         "stable-diffusion-mini",
@@ -50,8 +50,11 @@ PARTS = {
             (1600, "--vars.lr 6e-4 --data.seed 1 --data.train_count 12000"),
             (3500, "--vars.lr 6e-4 --data.seed 7"),
             (4700, "--vars.lr 5e-4 --data.seed 8"),
+            (4800, "--vars.lr 5e-4 --model.ema_decay 0.999 --data.seed 41"),
+            (5500, "--vars.lr 4e-4 --model.ema_decay 0.999 --data.seed 42"),
         ),
     ),
+    "vae_decoder": Part("vae-decoder-mini", ((4000, ""),)),
     "beats_wild": Part("beats-wild-mini", ((6500, ""), (14000, "--data.seed 31"))),
     "mel_vae": Part("mel-vae-mini", ((2000, ""),)),
     "audioldm": Part(
@@ -77,6 +80,7 @@ PARTS = {
             (1000, f"--vars.lr 1e-3 --data.seed 1 --data.strange 0.45 {RECORDED}"),
             (1500, f"--vars.lr 1e-3 --data.seed 5 --data.train_count 8000 --model.classification_weight 4 {RECORDED}"),
             (1300, f"--vars.lr 8e-4 --data.seed 6 --data.train_count 8000 --model.classification_weight 4 {RECORDED}"),
+            (1300, f"--vars.lr 8e-4 --data.seed 7 --data.train_count 8000 --model.classification_weight 4 {RECORDED}"),
         ),
         "audiotoken-mini",
     ),
@@ -88,6 +92,7 @@ PARTS = {
             (3000, ""),
             (1300, "--vars.lr 6e-4 --data.seed 1 --data.train_count 4000"),
             (3200, "--vars.lr 6e-4 --data.seed 2"),
+            (4000, "--vars.lr 6e-4 --data.seed 3"),
         ),
         "clipsonic-mini",
     ),

@@ -1,6 +1,10 @@
-"""The README's picture: example sounds as spectrograms, and what AudioToken paints of them.
+"""The README's pictures: sounds as spectrograms, and what AudioToken paints of them.
 
-python benchmarks/sound_grid.py [--out docs/images/sound_to_picture.png]
+python benchmarks/sound_grid.py                                      the rendered sounds of examples/sounds
+python benchmarks/sound_grid.py --real outputs/real_sounds/test      of each thing the first recording by name, of those that
+                                                                     benchmarks/real_sounds.py fetches
+
+Writes docs/images/sound_to_picture.png, with --real docs/images/real_to_picture.png.
 """
 
 from __future__ import annotations
@@ -28,27 +32,33 @@ def spectrogram(path: Path) -> Image.Image:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sounds", type=Path, default=Path("examples/sounds"))
-    parser.add_argument("--out", type=Path, default=Path("docs/images/sound_to_picture.png"))
+    parser.add_argument("--real", type=Path, help="folder with a folder of recordings for each thing, in place of --sounds")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    files = sorted(options.sounds.glob("*.wav"))
+    if options.real is None:
+        named = {path.name: path for path in sorted(options.sounds.glob("*.wav"))}
+    else:
+        named = {f"{folder.name}, a recording": min(folder.glob("*.wav")) for folder in sorted(options.real.iterdir())}
+    out = options.out or Path("docs/images") / ("sound_to_picture.png" if options.real is None else "real_to_picture.png")
+    files = list(named.values())
     pipe = xmodal.pipeline("audiotoken-mini")
     noise = [torch.Generator().manual_seed(seed) for _ in files for seed in range(PICTURES)]
     pictures = pipe(files, num_images_per_prompt=PICTURES, generator=noise).images
     rows = -(-len(files) // COLUMNS)
     width = (2 + PICTURES) * CELL + 24
     canvas = Image.new("RGB", (COLUMNS * width, rows * (CELL + 26)), "white")
-    for index, path in enumerate(files):
+    for index, (name, path) in enumerate(named.items()):
         x, y = index // rows * width, index % rows * (CELL + 26)
-        ImageDraw.Draw(canvas).text((x + 4, y + 6), path.name, fill="black")
+        ImageDraw.Draw(canvas).text((x + 4, y + 6), name, fill="black")
         canvas.paste(spectrogram(path), (x, y + 22))
         for number in range(PICTURES):
             picture = pictures[index * PICTURES + number].resize((CELL, CELL), Image.Resampling.LANCZOS)
             canvas.paste(picture, (x + (2 + number) * CELL + 8, y + 22))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    canvas.save(options.out)
-    print(options.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    canvas.save(out, optimize=True)
+    print(out)
 
 
 if __name__ == "__main__":
