@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio
 
 import xmodal
 from xmodal.foundation.picture_tagger import PictureTagger
@@ -57,7 +58,7 @@ def main() -> None:
     captioned = torch.cat([paint_captions(pipe, prompts[i : i + 64], i) for i in range(0, len(clips), 64)])
     others = clips[1:] + clips[:1]
     kept = torch.cat([through_vae(pipe, rendered[i : i + 64]) for i in range(0, len(clips), 64)])
-    decibels = -10 * (kept - rendered).square().mean().log10().item()
+    decibels = peak_signal_noise_ratio(kept, rendered, data_range=1.0).item()
 
     rows = {
         "real pictures": (rendered, clips),

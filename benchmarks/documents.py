@@ -196,7 +196,7 @@ def panned() -> Iterator[Place]:
 
 
 def lowest_to_highest(values: list[float], digits: int) -> str:
-    """ "0.108 to 0.111", or the one number that both are."""
+    """The ends of several numbers: "0.108 to 0.111", or the one that both are."""
     ends = [f"{end:.{digits}f}" for end in (min(values), max(values))]
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
@@ -245,8 +245,6 @@ def asked() -> Iterator[Place]:
     text = "(benchmarks/clipsonic_mini.py, chance 0.056): {}\n- tag_top1 of 256 unseen pictures, same run: {}\n"
     shares = (bare(found["over seeds"][name]["tag_top1"], 3) for name in ("PD", "IQ"))
     yield Place(f"{CARDS}/clipsonic-mini/README.md", text, tuple(shares))
-
-    page = "docs/text2audio.md"
     for key, text in {
         "PD FAD": "**The prior closes part of the gap**: {} of it in FAD,",
         "MS FAD": "are little nearer to the pictures' ({} of the gap in FAD);",
@@ -254,14 +252,20 @@ def asked() -> Iterator[Place]:
     }.items():
         share = score_of(found["gap closed"][key], 100)
         yield Place(page, text, (f"{share.value:.0f} % [{share.low:.0f}, {share.high:.0f}]",))
-    kinds = {
-        "DPMSolverMultistepScheduler": "DPM-Solver++",
-        "UniPCMultistepScheduler": "UniPC",
-        "DDIMScheduler": "DDIM",
-    }
+
+
+SAMPLERS = {
+    "DPMSolverMultistepScheduler": "DPM-Solver++",
+    "UniPCMultistepScheduler": "UniPC",
+    "DDIMScheduler": "DDIM",
+}
+
+
+def sampled() -> Iterator[Place]:
+    """CLIPSonic by sampler and number of steps."""
     for row in load("clipsonic_samplers")["rows"]:
         values = [f"{row['FAD']:.2f}", f"{row['of 200']:.2f}", f"{100 * row['tag_top1']:.1f}", f"{row['seconds']:.2f}"]
-        yield gaps(page, f"{kinds[row['scheduler']]} | {row['steps']}", values)
+        yield gaps("docs/text2audio.md", f"{SAMPLERS[row['scheduler']]} | {row['steps']}", values)
 
 
 # All of it
@@ -296,7 +300,7 @@ def cost() -> Iterator[Place]:
     yield Place("docs/design.md", "**The shipped weights weigh {} MB**", (f"{weights / 1e6:.0f}",))
 
 
-SUBJECTS = (seen, real, mapped, ambiguous, panned, asked, chains, cost)
+SUBJECTS = (seen, real, mapped, ambiguous, panned, asked, sampled, chains, cost)
 
 
 def told(text: str, place: Place) -> str:

@@ -40,7 +40,8 @@ def main() -> None:
     if options.real is None:
         named = {path.name: path for path in sorted(options.sounds.glob("*.wav"))}
     else:
-        named = {f"{folder.name}, a recording": min(folder.glob("*.wav")) for folder in sorted(options.real.iterdir())}
+        last_to_first = sorted(options.real.glob("*/*.wav"), reverse=True)  # the first of each thing stays
+        named = dict(sorted((f"{thing}, a recording", path) for thing, path in {p.parent.name: p for p in last_to_first}.items()))
     out = options.out or Path("docs/images") / ("sound_to_picture.png" if options.real is None else "real_to_picture.png")
     files = list(named.values())
     pipe = xmodal.pipeline("audiotoken-mini")

@@ -46,7 +46,7 @@ def load_recipe(name: str, *overlays: str, **variables: Any) -> dict[str, Any]:
 def featured(recipe: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
     """What the frozen parts make of the recipe's training clips; ``file`` keeps it, and serves the next call with the same."""
     data, task = recipe["data"]["init_args"], Builder("the recipe", trust=True, training=True).build(recipe["model"], Task)
-    origin = made_of(task, [data["train_count"], data["frozen_parts"], data.get("seed", 0)])
+    origin = made_of(task, [data["train_count"], data["frozen_parts"]])
     if not kept(file, origin):
         torch.save(precompute(task, Clips("train", data["train_count"], tuple(data["frozen_parts"]))), file)
         keep(file, origin)
@@ -61,6 +61,11 @@ def made_of(task: Any, settings: Any) -> str:
     }
     text = json.dumps([world.VERSION, before, settings], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Of the numbers of each."""
+    return {name: hashlib.sha256(rows.detach().numpy().tobytes()).hexdigest() for name, rows in tensors.items()}
 
 
 def kept(file: Path, origin: str) -> bool:
@@ -79,8 +84,8 @@ def trained(recipe: Mapping[str, Any], features: Mapping[str, Tensor], seed: int
     seed_everything(seed, verbose=False)
     task = Builder("the recipe", trust=True, training=True).build(recipe["model"], Task)
     task.recipe = OmegaConf.to_yaml(OmegaConf.create(recipe["model"]))
-    told = {name: hashlib.sha256(rows.numpy().tobytes()).hexdigest() for name, rows in features.items()}
-    origin = made_of(task, [task.recipe, recipe["data"], recipe["trainer"], seed, told])
+    # The state holds what the seed drew, or what the recipe's ``weights`` were trained to be.
+    origin = made_of(task, [recipe, seed, digests(features), digests(task.state_dict())])
     if kept(file, origin):
         return type(task).from_checkpoint(file)
     data = recipe["data"]["init_args"]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.scripts import script
 from xmodal.frozen import Frozen
+from xmodal.miniature import world
 
 trial: Any = script("benchmarks/trial.py")
 
@@ -53,8 +56,12 @@ def test_features_of_another_condition_are_not_taken_for_these(tmp_path: Path, c
     assert len(calls) == 2
 
 
-def test_weights_are_trained_once_for_the_same_recipe_seed_and_features(tmp_path: Path) -> None:
+def test_weights_are_trained_once_for_the_same_start_and_features(tmp_path: Path) -> None:
     recipe, file = small("miniature/v2a_regression", steps=2), tmp_path / "mapper.ckpt"
+    start = Path(
+        shutil.copytree(Path(world.__file__).parent / "weights" / "adapters" / "v2a-regression-mini", tmp_path / "start")
+    )
+    recipe["model"]["init_args"]["weights"] = str(start)
     features = trial.featured(recipe, tmp_path / "features.pt")
 
     def trained(features: Any, **changes: Any) -> bool:
@@ -66,3 +73,6 @@ def test_weights_are_trained_once_for_the_same_recipe_seed_and_features(tmp_path
     assert not trained(features)
     assert trained({**features, "audio_embedding": features["audio_embedding"].roll(1, 0)})
     assert trained(features, max_steps=1)
+    weights = load_file(start / "adapter.safetensors")
+    save_file({name: 1.5 * value for name, value in weights.items()}, start / "adapter.safetensors")
+    assert trained(features, max_steps=1)  # of the same name, and trained on since

@@ -91,13 +91,13 @@ def test_clip_tells_the_decoder_what_a_picture_shows(folder: Path) -> None:
     pixels = torch.stack([clips[i]["pixels"] for i in range(8)])
     task = decoder(folder, perceptual=2.0, painted=0.0).train()
     made = task.features({"pixels": pixels})
-    assert set(made) == {"latents"}  # nothing is painted where none of it is asked for
+    assert set(made) == {"latents", "seen"}  # nothing is painted where none of it is asked for
     terms = task.losses({"pixels": pixels, **made})
     vae: Any = task.net["vae"]
     assert all(grad is not None for grad in torch.autograd.grad(terms["perceptual"], list(vae.decoder.parameters())))
     assert not any(weight.requires_grad for weight in task.eyes.parameters())
     assert not any("eyes" in name for name, _ in task.trained.named_parameters())
     near, far = ((pixels + 0.02).clamp(0, 1), pixels.roll(1, 0))
-    apart = [_seen_apart(task.eyes, other, pixels).item() for other in (pixels, near, far)]
+    apart = [_seen_apart(task.eyes.patches(other), made["seen"]).item() for other in (pixels, near, far)]
     assert apart[0] == pytest.approx(0, abs=1e-5)
     assert 0 < 5 * apart[1] < apart[2] < 4

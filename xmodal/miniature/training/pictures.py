@@ -145,13 +145,17 @@ class TrainDecoder(ZooTask):
 
     @torch.no_grad()
     def features(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Latents (B, C, h, w) of the pictures and, where some are asked for, those painted of them; of unit variance."""
+        """Latents (B, C, h, w) of the pictures and, where they are asked for, those painted of them; of unit variance.
+
+        With a perceptual loss also what CLIP sees in the pictures: ``seen`` (B, 1 + N, w).
+        """
         from diffusers import DDIMScheduler
 
         painter: Any = self.painter
         latents = painter.encode(batch["pixels"])[0] * painter.scaling_factor
+        found = {"latents": latents} | ({} if self.eyes is None else {"seen": self.eyes.patches(batch["pixels"])})
         if not self.painted:
-            return {"latents": latents}
+            return found
         told = painter.prompt_embeds(batch["full_caption"])
 
         def predict(noisy: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
@@ -161,7 +165,7 @@ class TrainDecoder(ZooTask):
         scheduler = DDIMScheduler.from_config(painter.scheduler.config, timestep_spacing="trailing")
         strength = torch.empty(()).uniform_(*self.strength).item()
         painted = sample(model, scheduler, latents.shape, 15, device=latents.device, start=latents, strength=strength)
-        return {"latents": latents, "painted": painted}
+        return {**found, "painted": painted}
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         from torch.func import functional_call
@@ -175,7 +179,7 @@ class TrainDecoder(ZooTask):
         made = net["vae"].decode((latents + self.noise * torch.randn_like(latents)) / net["vae"].config.scaling_factor).sample
         terms = _likeness(made - pixels)
         if self.eyes is not None:
-            terms["perceptual"] = self.perceptual * _seen_apart(self.eyes, made / 2 + 0.5, batch["pixels"])
+            terms["perceptual"] = self.perceptual * _seen_apart(self.eyes.patches(made / 2 + 0.5), batch["seen"])
         if self.adversarial:
             # One step teaches both: the critic sees pictures cut off from the decoder, the decoder a critic that stays.
             critic, fixed = net["critic"], {name: weight.detach() for name, weight in net["critic"].named_parameters()}
@@ -196,11 +200,9 @@ class TrainDecoder(ZooTask):
         vae.half().save_pretrained(folder / "vae")
 
 
-def _seen_apart(eyes: Any, made: Tensor, pixels: Tensor) -> Tensor:
-    """How differently CLIP's image tower sees two batches of pictures (B, 3, H, W), from 0 to 4 (a scalar)."""
-    with torch.no_grad():
-        meant = eyes.patches(pixels)
-    apart = 1 - F.cosine_similarity(eyes.patches(made), meant, dim=-1)  # (B, 1 + N)
+def _seen_apart(seen: Tensor, meant: Tensor) -> Tensor:
+    """How different CLIP's tokens (B, 1 + N, w) of two batches of pictures are, from 0 to 4 (a scalar)."""
+    apart = 1 - F.cosine_similarity(seen, meant.float(), dim=-1)
     return apart[:, 0].mean() + apart[:, 1:].mean()
 
 
