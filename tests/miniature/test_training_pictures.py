@@ -1,4 +1,4 @@
-"""The deeper decoder: it begins as the one before, the encoder stays, and what is written loads as any card."""
+"""The deeper decoder and the painter: what they begin as, what CLIP tells them, and that what is written loads as any card."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from xmodal.foundation.stable_diffusion import StableDiffusion
 from xmodal.miniature import world
 from xmodal.miniature.data import World
-from xmodal.miniature.training import TrainDecoder
+from xmodal.miniature.training import TrainDecoder, TrainDiffusion
 from xmodal.miniature.training.pictures import _seen_apart
 
 WEIGHTS = Path(world.__file__).parent / "weights" / "stable_diffusion"
@@ -101,3 +101,45 @@ def test_clip_tells_the_decoder_what_a_picture_shows(folder: Path) -> None:
     apart = [_seen_apart(task.eyes.patches(other), made["seen"]).item() for other in (pixels, near, far)]
     assert apart[0] == pytest.approx(0, abs=1e-5)
     assert 0 < 5 * apart[1] < apart[2] < 4
+
+
+def test_clip_tells_the_painter_where_its_guess_shows_something_else() -> None:
+    torch.manual_seed(0)
+    clips = World(["pixels"], train_count=8).clips("train", ("pixels",))
+    pixels = torch.stack([clips[i]["pixels"] for i in range(8)])
+    task = TrainDiffusion(
+        output=Path("unused"), vae=WEIGHTS / "vae", perceptual=1.0, optimizer=lambda rows: torch.optim.AdamW(rows, 1e-3)
+    ).train()
+    latents = task.features({"pixels": pixels})["latents"]
+    noise, timesteps = torch.randn_like(latents), torch.tensor([50, 100, 200, 300, 400, 500, 900, 999])
+    noisy = task.scheduler.add_noise(latents, noise, timesteps)
+    truth = task.scheduler.get_velocity(latents, noise, timesteps)
+    assert task._unlike(latents, noisy, timesteps, truth).item() == pytest.approx(0, abs=1e-4)
+    other = task.scheduler.get_velocity(latents.roll(1, 0), noise, timesteps)
+    assert task._unlike(latents, noisy, timesteps, other) > 0.1
+    hidden = truth.clone()
+    hidden[6:] = other[6:]  # under so much noise a guess is no picture yet
+    assert task._unlike(latents, noisy, timesteps, hidden).item() == pytest.approx(0, abs=1e-4)
+    assert task._unlike(latents[6:], noisy[6:], timesteps[6:], other[6:]) == 0  # not the mean of nothing
+
+    batch = {"caption": ["a bell"] * 8, "factors": torch.zeros(8, len(world.FACTORS), dtype=torch.long), "latents": latents}
+    terms = task.losses(batch)
+    assert set(terms) == {"denoising", "reading", "perceptual"}
+    parts: Any = task.net
+    last = parts["unet"].conv_out.weight
+    assert torch.autograd.grad(terms["perceptual"], last)[0].abs().sum() > 0
+    assert not any(weight.requires_grad for frozen in (task.eyes, task.vae) for weight in frozen.parameters())
+    assert not any("eyes" in name or "vae" in name for name, _ in task.trained.named_parameters())
+
+
+def test_a_painter_trained_on_begins_as_the_one_that_was_exported(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"vae": WEIGHTS / "vae", "optimizer": lambda rows: torch.optim.AdamW(rows, 1e-3)}
+    task = TrainDiffusion(output=tmp_path / "painter", weights=WEIGHTS, **options)
+    shipped = StableDiffusion(str(WEIGHTS))
+    for net in (task.net, task.published):
+        parts: Any = net
+        for name in ("text_encoder", "unet"):
+            trained = getattr(shipped, name).state_dict()
+            assert all(torch.equal(value, trained[key]) for key, value in parts[name].state_dict().items()), name
+    with pytest.raises(ValueError, match="unet has other sizes than the recipe"):
+        TrainDiffusion(output=tmp_path / "painter", weights=WEIGHTS, block_out_channels=(32, 96, 160), **options)

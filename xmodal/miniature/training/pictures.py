@@ -7,7 +7,7 @@ same cards and loaders as the full-size files.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -224,6 +224,8 @@ class TrainDiffusion(ZooTask):
 
     Args:
         vae: folder of the trained VAE.
+        weights: folder of an exported Stable Diffusion of these sizes, whose text encoder and UNet training starts from; the
+            probe of ``reading_weight`` begins anew.
         block_out_channels: of the UNet, from the latents' resolution down.
         attention: whether each level attends to the text.
         layers_per_block: residual blocks at each level.
@@ -232,12 +234,18 @@ class TrainDiffusion(ZooTask):
         unconditional: share of captions replaced by "" (classifier-free guidance).
         reading_weight: of a linear probe that reads the clip's factors from the mean text state. Without it the text
             encoder, which starts from nothing here, takes thousands of steps to tell the words apart.
+        perceptual: weight of what CLIP shall see alike in the clip's picture and in the one that a single step from the noise
+            gives; 0 builds none. The squared error is content with a mean of all that may be there, and an eye is not (after
+            Berrada et al., arXiv 2411.04873, who look with the VAE's decoder).
+        clear: share of the training timesteps, those with the least noise, whose pictures CLIP looks at.
+        eyes: card of that CLIP.
     """
 
     def __init__(
         self,
         output: Path,
         vae: Path,
+        weights: Path | None = None,
         block_out_channels: tuple[int, ...] = (48, 96, 160),
         attention: tuple[bool, ...] = (False, True, True),
         layers_per_block: int = 1,
@@ -245,11 +253,15 @@ class TrainDiffusion(ZooTask):
         text_layers: int = 2,
         unconditional: float = 0.1,
         reading_weight: float = 1.0,
+        perceptual: float = 0.0,
+        clear: float = 0.6,
+        eyes: str = "mini",
         ema_decay: float = 0.995,
         **task: Any,
     ) -> None:
         from diffusers import AutoencoderDC, DDPMScheduler
 
+        from xmodal.foundation.clip import ImageTower
         from xmodal.miniature.tokenizer import build_tokenizer
 
         self.sizes = (block_out_channels, attention, layers_per_block, width, text_layers)
@@ -259,6 +271,7 @@ class TrainDiffusion(ZooTask):
         self.tokenizer = build_tokenizer()
         super().__init__(output=output, ema_decay=ema_decay, **task)
         self.unconditional, self.reading_weight = unconditional, reading_weight
+        self.perceptual, self.clear, self.eyes = perceptual, clear, ImageTower(eyes) if perceptual else None
         self.vae = (
             AutoencoderDC.from_pretrained(vae, torch_dtype=torch.float32, low_cpu_mem_usage=False).requires_grad_(False).eval()
         )
@@ -270,6 +283,19 @@ class TrainDiffusion(ZooTask):
             rescale_betas_zero_snr=True,
             clip_sample=False,
         )
+        if weights is not None:
+            self._begin_with(Path(weights))
+
+    def _begin_with(self, folder: Path) -> None:
+        from xmodal.foundation.stable_diffusion import StableDiffusion
+
+        trained, parts = StableDiffusion(str(folder)), cast("nn.ModuleDict", self.net)
+        for name in ("text_encoder", "unet"):
+            try:
+                parts[name].load_state_dict(getattr(trained, name).state_dict())
+            except RuntimeError as error:
+                raise ValueError(f"{folder / name} has other sizes than the recipe: give the sizes of its config.json") from error
+        self.start_average()
 
     def build(self) -> nn.Module:
         from diffusers import UNet2DConditionModel
@@ -314,14 +340,37 @@ class TrainDiffusion(ZooTask):
         ids = self.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(self.device)
         states = net["text_encoder"](ids).last_hidden_state
 
+        answers: list[tuple[Tensor, Tensor, Tensor]] = []
+
         def model_call(noisy: Tensor, timesteps: Tensor) -> Tensor:
-            return net["unet"](noisy.contiguous(memory_format=torch.channels_last), timesteps, states).sample
+            velocity = net["unet"](noisy.contiguous(memory_format=torch.channels_last), timesteps, states).sample
+            answers.append((noisy, timesteps, velocity))
+            return velocity
 
         sizes = [len(labels) for labels in FACTORS.values()]
         rows = net["reader"](states.mean(1)).split(sizes, dim=1)
         reading = torch.stack([F.cross_entropy(row, batch["factors"][:, i]) for i, row in enumerate(rows)]).mean()
         denoising = denoising_loss(model_call, self.scheduler, batch["latents"])
-        return {"denoising": denoising, "reading": self.reading_weight * reading}
+        terms = {"denoising": denoising, "reading": self.reading_weight * reading}
+        if self.eyes is not None:
+            terms["perceptual"] = self.perceptual * self._unlike(batch["latents"], *answers[0])
+        return terms
+
+    def _unlike(self, latents: Tensor, noisy: Tensor, timesteps: Tensor, velocity: Tensor) -> Tensor:
+        """How differently CLIP sees the clips' pictures and those that the velocities give, under weak noise alone (a scalar)."""
+        clear = timesteps < self.clear * self.scheduler.config.num_train_timesteps
+        if not clear.any():
+            return velocity.sum() * 0
+        signal = self.scheduler.alphas_cumprod.to(latents)[timesteps[clear]][:, None, None, None]
+        guessed = signal.sqrt() * noisy[clear] - (1 - signal).sqrt() * velocity[clear]
+        with torch.no_grad():
+            meant = self._seen(latents[clear])
+        return _seen_apart(self._seen(guessed), meant)
+
+    def _seen(self, latents: Tensor) -> Tensor:
+        """CLIP's tokens (B, 1 + N, w) of the pictures of latents (B, C, h, w) of unit variance."""
+        eyes: Any = self.eyes
+        return eyes.patches(self.vae.decode(latents / self.vae.config.scaling_factor).sample / 2 + 0.5)
 
     def export(self, net: nn.Module, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder / "tokenizer")
