@@ -110,19 +110,20 @@ def test_clip_tells_the_painter_where_its_guess_shows_something_else() -> None:
     task = TrainDiffusion(
         output=Path("unused"), vae=WEIGHTS / "vae", perceptual=1.0, optimizer=lambda rows: torch.optim.AdamW(rows, 1e-3)
     ).train()
-    latents = task.features({"pixels": pixels})["latents"]
+    made = task.features({"pixels": pixels})
+    latents, seen = made["latents"], made["seen"]
     noise, timesteps = torch.randn_like(latents), torch.tensor([50, 100, 200, 300, 400, 500, 900, 999])
     noisy = task.scheduler.add_noise(latents, noise, timesteps)
     truth = task.scheduler.get_velocity(latents, noise, timesteps)
-    assert task._unlike(latents, noisy, timesteps, truth).item() == pytest.approx(0, abs=1e-4)
+    assert task._unlike(seen, noisy, timesteps, truth).item() == pytest.approx(0, abs=1e-4)
     other = task.scheduler.get_velocity(latents.roll(1, 0), noise, timesteps)
-    assert task._unlike(latents, noisy, timesteps, other) > 0.1
+    assert task._unlike(seen, noisy, timesteps, other) > 0.1
     hidden = truth.clone()
     hidden[6:] = other[6:]  # under so much noise a guess is no picture yet
-    assert task._unlike(latents, noisy, timesteps, hidden).item() == pytest.approx(0, abs=1e-4)
-    assert task._unlike(latents[6:], noisy[6:], timesteps[6:], other[6:]) == 0  # not the mean of nothing
+    assert task._unlike(seen, noisy, timesteps, hidden).item() == pytest.approx(0, abs=1e-4)
+    assert task._unlike(seen[6:], noisy[6:], timesteps[6:], other[6:]) == 0  # not the mean of nothing
 
-    batch = {"caption": ["a bell"] * 8, "factors": torch.zeros(8, len(world.FACTORS), dtype=torch.long), "latents": latents}
+    batch = {"caption": ["a bell"] * 8, "factors": torch.zeros(8, len(world.FACTORS), dtype=torch.long), **made}
     terms = task.losses(batch)
     assert set(terms) == {"denoising", "reading", "perceptual"}
     parts: Any = task.net

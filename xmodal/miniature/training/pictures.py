@@ -331,8 +331,9 @@ class TrainDiffusion(ZooTask):
 
     @torch.no_grad()
     def features(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Latents (B, C, h, w), scaled to unit variance."""
-        return {"latents": self.vae.encode(batch["pixels"] * 2 - 1).latent * self.vae.config.scaling_factor}
+        """Latents (B, C, h, w), of unit variance; with a perceptual loss also what CLIP sees in them, ``seen`` (B, 1 + N, w)."""
+        latents = self.vae.encode(batch["pixels"] * 2 - 1).latent * self.vae.config.scaling_factor
+        return {"latents": latents} | ({} if self.eyes is None else {"seen": self._seen(latents)})
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         net = self.net if self.training else self.published
@@ -353,19 +354,17 @@ class TrainDiffusion(ZooTask):
         denoising = denoising_loss(model_call, self.scheduler, batch["latents"])
         terms = {"denoising": denoising, "reading": self.reading_weight * reading}
         if self.eyes is not None:
-            terms["perceptual"] = self.perceptual * self._unlike(batch["latents"], *answers[0])
+            terms["perceptual"] = self.perceptual * self._unlike(batch["seen"], *answers[0])
         return terms
 
-    def _unlike(self, latents: Tensor, noisy: Tensor, timesteps: Tensor, velocity: Tensor) -> Tensor:
+    def _unlike(self, meant: Tensor, noisy: Tensor, timesteps: Tensor, velocity: Tensor) -> Tensor:
         """How differently CLIP sees the clips' pictures and those that the velocities give, under weak noise alone (a scalar)."""
         clear = timesteps < self.clear * self.scheduler.config.num_train_timesteps
         if not clear.any():
             return velocity.sum() * 0
-        signal = self.scheduler.alphas_cumprod.to(latents)[timesteps[clear]][:, None, None, None]
+        signal = self.scheduler.alphas_cumprod.to(noisy)[timesteps[clear]][:, None, None, None]
         guessed = signal.sqrt() * noisy[clear] - (1 - signal).sqrt() * velocity[clear]
-        with torch.no_grad():
-            meant = self._seen(latents[clear])
-        return _seen_apart(self._seen(guessed), meant)
+        return _seen_apart(self._seen(guessed), meant[clear])
 
     def _seen(self, latents: Tensor) -> Tensor:
         """CLIP's tokens (B, 1 + N, w) of the pictures of latents (B, C, h, w) of unit variance."""
