@@ -73,7 +73,9 @@ def main() -> None:
             ("image", "audio", ("v2a-mini", "audiotoken-mini")),
         ):
             out = Path(place) / first
-            made = list(chain(generate, files[first], (second, first), out, ",".join(adapters), steps=options.steps))
+            made = list(
+                chain(generate, files[first], (second, first), out, ",".join(adapters), steps=options.steps, candidates=1)
+            )
             steps = [sorted(path for path in made if path.parent.name[0] == step) for step in "12"]
             table[f"{first} to {second}"] = {"adapter": adapters[0], "named": named(taggers[second], steps[0], things)}
             row = {"adapter": ", ".join(adapters), "named": named(taggers[first], steps[1], things)}

@@ -64,7 +64,7 @@ def bare(pipe: Any, count: int, batch: int) -> None:
 def whole(pipe: Any, files: list[Path], batch: int, folder: Path) -> None:
     """What a user does."""
     noise = [torch.Generator().manual_seed(number) for number in range(len(files))]
-    made = pipe(files, generator=noise, num_inference_steps=STEPS, batch_size=batch)
+    made = pipe(files, generator=noise, num_inference_steps=STEPS, candidates=1, batch_size=batch)
     for number in range(len(files)):
         made.save(number, folder / f"{number}.png")
 

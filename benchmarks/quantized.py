@@ -12,7 +12,7 @@ import argparse
 from typing import Any
 
 import torch
-from audiotoken_mini import accuracy, paint, paint_captions
+from audiotoken_mini import accuracy, paint
 from torch import Tensor
 from trial import save, unseen
 
@@ -56,9 +56,9 @@ def main() -> None:
     report: dict[str, Any] = {"count": len(clips), "world": world.VERSION, "rows": {}}
     print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
     for kind in (None, "int8", "nf4"):
-        pipe = xmodal.pipeline("audiotoken-mini", quantize=kind)
+        pipe, painter = (xmodal.pipeline(name, quantize=kind) for name in ("audiotoken-mini", "stable-diffusion-mini"))
         made = {
-            "captions": torch.cat([paint_captions(pipe, prompts[i : i + 64], i) for i in range(0, len(clips), 64)]),
+            "captions": paint(painter, prompts),
             "sounds": paint(pipe, sounds),
             "gradient": gradient(kind, clips[:16]),
         }

@@ -38,7 +38,7 @@ def main() -> None:
 
     def painted(guidance: float, steps: int) -> dict[str, Any]:
         def paint(rows: Tensor, noise: list[torch.Generator]) -> Tensor:
-            told = {"guidance_scale": guidance, "num_inference_steps": steps}
+            told = {"guidance_scale": guidance, "num_inference_steps": steps, "candidates": 1}
             images: Tensor = pipe(list(rows), sampling_rate=16_000, generator=noise, output_type="pt", **told).images
             return images
 

@@ -43,8 +43,8 @@ FITTING = {
     "DiffusionMapper": {"width": 16, "depth": 1, "heads": 2, "dim_head": 8, "num_inference_steps": 2},
     "RegressionMapper": {"hidden_dim": 16},
     "MelUNet": {
-        "block_out_channels": [8, 16], "attention": [False, True], "layers_per_block": 1, "attention_head_dim": 8,
-        "norm_num_groups": 4,
+        "block_out_channels": [8, 8, 8, 16], "attention": [False, False, False, True], "layers_per_block": 1,
+        "attention_head_dim": 8, "norm_num_groups": 4,
     },
 }  # fmt: skip
 

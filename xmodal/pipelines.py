@@ -260,14 +260,22 @@ class Pipeline(Shared, ABC):
 
             yield step
 
-    def chunks(self, total: int, batch_size: int | None, generator: Generators) -> Iterator[tuple[slice, Generators]]:
-        """Slices of at most ``batch_size`` results, each with its part of the generators."""
-        if isinstance(generator, (list, tuple)) and len(generator) != total:
-            raise ValueError(f"{len(generator)} generators for {total} results: give one for each, or a single one")
-        step = total if batch_size is None else batch_size
-        for start in range(0, total, max(step, 1)):
-            rows = slice(start, min(start + step, total))
-            yield rows, list(generator[rows]) if isinstance(generator, (list, tuple)) else generator
+    def chunks(
+        self, total: int, batch_size: int | None, generator: Generators, candidates: int = 1
+    ) -> Iterator[tuple[slice, Generators]]:
+        """Slices of at most ``batch_size`` of what is made, each with its part of the generators.
+
+        For each of ``total`` results ``candidates`` are made, in a row; they share the result's generator.
+        """
+        own = generator
+        if isinstance(generator, (list, tuple)):
+            if len(generator) != total:
+                raise ValueError(f"{len(generator)} generators for {total} results: give one for each, or a single one")
+            own = [each for each in generator for _ in range(candidates)]
+        step = total * candidates if batch_size is None else batch_size
+        for start in range(0, total * candidates, max(step, 1)):
+            rows = slice(start, min(start + step, total * candidates))
+            yield rows, own[rows] if isinstance(own, list) else own
 
 
 class Options:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from xmodal.audio2image.bridges import LinearBridge, NoAdapter, PictureSpace
     from xmodal.audio2image.embedder import AudioTokenEmbedder, MeanPoolEmbedder
     from xmodal.audio2image.pipeline import AudioTokenOutput, AudioTokenPipeline
+    from xmodal.audio2image.ranking import PictureRanker
     from xmodal.audio2image.task import AudioToken
     from xmodal.audio2image.textual_inversion import LearnedWord, TextualInversionPipeline
 
@@ -34,6 +35,7 @@ _HOMES = {
     "LinearBridge": "bridges",
     "MeanPoolEmbedder": "embedder",
     "NoAdapter": "bridges",
+    "PictureRanker": "ranking",
     "PictureSpace": "bridges",
     "SoundUnCLIP": "baseline_tasks",
     "SoundUnCLIPPipeline": "baselines",

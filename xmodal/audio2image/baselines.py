@@ -7,14 +7,15 @@ Letters: B sounds, e width of CLIP's embedding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from xmodal.audio2image.bridges import NoAdapter, PictureSpace
-from xmodal.audio2image.pipeline import AudioTokenOutput, AudioTokenPipeline, Sound, check_places, told
+from xmodal.audio2image.pipeline import AudioTokenOutput, AudioTokenPipeline, Sound, check_places, ranker_of, told
+from xmodal.audio2image.ranking import PictureRanker
 from xmodal.foundation.base import Adapter, AudioEncoder, Classifier, EmbeddingPainter, ImageGenerator
 from xmodal.pipelines import Callback, Generators, Options, Pipeline, join, one_each
 
@@ -101,7 +102,8 @@ class LabelTextPipeline(AudioTokenPipeline):
         encoder: names sounds whose label is not given; None: labels must be given.
         prompt: template, ``{}`` is the place of the label.
         seconds, short: of what is named, as of `AudioTokenPipeline`.
-        guidance_scale, num_inference_steps: defaults of a call.
+        guidance_scale, num_inference_steps, candidates: defaults of a call.
+        ranker: what ranks candidates by the prompts, or what builds it, when it is first needed.
     """
 
     def __init__(
@@ -114,12 +116,15 @@ class LabelTextPipeline(AudioTokenPipeline):
         short: str = "loop",
         guidance_scale: float = 7.5,
         num_inference_steps: int = 25,
+        candidates: int = 1,
+        ranker: PictureRanker | Callable[[], PictureRanker] | None = None,
     ) -> None:
         Pipeline.__init__(self, generator.default_scheduler())
         self.generator, self.adapter = generator, NoAdapter() if adapter is None else adapter
         self.encoder: Any = encoder
         self.prompt, self.seconds, self.short = prompt, seconds, short
         self.guidance_scale, self.num_inference_steps = guidance_scale, num_inference_steps
+        self.candidates, self.ranker = candidates, ranker
 
     @property
     def device(self) -> torch.device:
@@ -129,9 +134,10 @@ class LabelTextPipeline(AudioTokenPipeline):
     @classmethod
     def from_recipe(cls, options: Options) -> LabelTextPipeline:
         """See :meth:`xmodal.pipelines.Pipeline.from_recipe`."""
-        options.check("encoder", "generator", "adapter", *PLAIN)
+        options.check("encoder", "generator", "adapter", "candidates", "ranker", *PLAIN)
         encoder, generator = options.part("encoder", Classifier), options.part("generator", ImageGenerator)
-        return cls(generator, join(options.factory("adapter", Adapter, NoAdapter), 0, 0), encoder, **options.values(*PLAIN))
+        adapter = join(options.factory("adapter", Adapter, NoAdapter), 0, 0)
+        return cls(generator, adapter, encoder, ranker=ranker_of(options), **options.values("candidates", *PLAIN))
 
     def labels(self, sounds: Sequence[Sound], sampling_rate: int | None = None) -> list[str]:
         """What the encoder takes each sound for; raises ValueError without one, or where its weights name no classes."""
@@ -157,6 +163,15 @@ class LabelTextPipeline(AudioTokenPipeline):
     def check_prompt(self, prompt: str) -> None:
         """Nothing: the templates were checked before the labels came into them."""
 
+    def check_ranker(self, ranker: PictureRanker) -> None:
+        """Raise ValueError for a ranker that does not read."""
+        if ranker.hears:
+            raise ValueError("this pipeline's pictures are made of words: give a ranker whose reader is a TextEncoder")
+
+    def wanted(self, ranker: PictureRanker, sounds: list[Any], prompts: list[str], sampling_rate: int | None) -> Tensor:
+        """See `AudioTokenPipeline.wanted`; here of the prompts."""
+        return ranker.read(prompts)
+
     def condition(self, prompts: list[str], tokens: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """See `AudioTokenPipeline.condition`."""
         return self.generator.prompt_embeds(prompts), {}
@@ -177,6 +192,7 @@ class LabelTextPipeline(AudioTokenPipeline):
         generator: Generators = None,
         latents: Tensor | None = None,
         batch_size: int | None = None,
+        candidates: int | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callback | None = None,
     ) -> AudioTokenOutput:
@@ -193,8 +209,8 @@ class LabelTextPipeline(AudioTokenPipeline):
             several, [told(template, name) for template, name in zip(templates, names, strict=True)],
             sampling_rate=sampling_rate, negative_prompt=negative_prompt, num_images_per_prompt=num_images_per_prompt,
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, height=height, width=width,
-            generator=generator, latents=latents, batch_size=batch_size, output_type=output_type,
-            callback_on_step_end=callback_on_step_end,
+            generator=generator, latents=latents, batch_size=batch_size, candidates=candidates,
+            output_type=output_type, callback_on_step_end=callback_on_step_end,
         )  # fmt: skip
 
 
@@ -218,6 +234,7 @@ class TextPainterPipeline(LabelTextPipeline):
         generator: Generators = None,
         latents: Tensor | None = None,
         batch_size: int | None = None,
+        candidates: int | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callback | None = None,
     ) -> AudioTokenOutput:
@@ -231,6 +248,6 @@ class TextPainterPipeline(LabelTextPipeline):
         return super().__call__(
             several, prompt, labels=several, negative_prompt=negative_prompt, num_images_per_prompt=num_images_per_prompt,
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, height=height, width=width,
-            generator=generator, latents=latents, batch_size=batch_size, output_type=output_type,
-            callback_on_step_end=callback_on_step_end,
+            generator=generator, latents=latents, batch_size=batch_size, candidates=candidates,
+            output_type=output_type, callback_on_step_end=callback_on_step_end,
         )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from xmodal.audio2image.embedder import AudioTokenEmbedder
 from xmodal.audio2image.position import placed
+from xmodal.audio2image.ranking import PictureRanker
 from xmodal.data import values
 from xmodal.data.audio import load_audio, load_channels, resample
 from xmodal.data.pictures import read_pictures
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 Sound = str | Path | Tensor | np.ndarray
 OUTPUT_TYPES = ("pil", "np", "pt")
-PLAIN = ("prompt", "seconds", "short", "guidance_scale", "num_inference_steps", "lora_rank")
+PLAIN = ("prompt", "seconds", "short", "guidance_scale", "num_inference_steps", "candidates", "lora_rank")
 
 
 @dataclass
@@ -70,14 +71,17 @@ class AudioTokenPipeline(Pipeline):
         encoder, generator, adapter: the parts; ``scheduler`` may be exchanged (any diffusers scheduler).
         prompt: default template.
         seconds, short: see :class:`xmodal.audio2image.AudioToken`.
-        guidance_scale, num_inference_steps: defaults of a call.
+        guidance_scale, num_inference_steps, candidates: defaults of a call.
         lora_rank: of the low-rank weights that the adapter holds for the generator; default none.
+        ranker: what ranks candidates, or what builds it, when it is first needed.
     """
 
     takes: ClassVar[tuple[str, ...]] = ("audio",)
     makes: ClassVar[str] = "image"
-    PARTS: ClassVar[tuple[str, ...]] = ("encoder", "generator", "adapter")
+    PARTS: ClassVar[tuple[str, ...]] = ("encoder", "generator", "adapter", "ranker")
     places: ClassVar[int] = 1  # how many {} a prompt holds
+    candidates: int = 1
+    ranker: PictureRanker | Callable[[], PictureRanker] | None = None
 
     def __init__(
         self,
@@ -90,19 +94,22 @@ class AudioTokenPipeline(Pipeline):
         guidance_scale: float = 7.5,
         num_inference_steps: int = 25,
         lora_rank: int = 0,
+        candidates: int = 1,
+        ranker: PictureRanker | Callable[[], PictureRanker] | None = None,
     ) -> None:
         super().__init__(generator.default_scheduler())
         self.encoder, self.generator, self.adapter = encoder, generator, with_low_rank(adapter, generator, lora_rank)
         self.prompt, self.seconds, self.short = prompt, seconds, short
         self.guidance_scale, self.num_inference_steps = guidance_scale, num_inference_steps
+        self.candidates, self.ranker = candidates, ranker
 
     @classmethod
     def from_recipe(cls, options: Options) -> AudioTokenPipeline:
-        """See :meth:`xmodal.pipelines.Pipeline.from_recipe`."""
-        options.check("encoder", "generator", "adapter", *PLAIN)
+        """See :meth:`xmodal.pipelines.Pipeline.from_recipe`; the ranker is built only when candidates are ranked."""
+        options.check("encoder", "generator", "adapter", "ranker", *PLAIN)
         encoder, generator = options.part("encoder", AudioEncoder), options.part("generator", ImageGenerator)
         adapter = join(options.factory("adapter", Adapter, AudioTokenEmbedder), encoder.width, generator.token_dim)
-        return cls(encoder, generator, adapter, **options.values(*PLAIN))
+        return cls(encoder, generator, adapter, ranker=ranker_of(options), **options.values(*PLAIN))
 
     def check_inputs(
         self,
@@ -112,12 +119,13 @@ class AudioTokenPipeline(Pipeline):
         guidance_scale: float,
         output_type: str,
         batch_size: int | None = None,
+        candidates: int = 1,
     ) -> None:
         """Raise ValueError for the first argument that cannot work."""
         for prompt in prompts:
             self.check_prompt(prompt)
         counts = {"num_inference_steps": num_inference_steps, "num_images_per_prompt": num_images_per_prompt}
-        check_counts(**counts, batch_size=batch_size)
+        check_counts(**counts, candidates=candidates, batch_size=batch_size)
         check_finite(guidance_scale=guidance_scale)
         check_output_type(output_type, OUTPUT_TYPES)
 
@@ -175,6 +183,33 @@ class AudioTokenPipeline(Pipeline):
         """Prompt embeddings (B, S, c) of B prompts and what the sounds became, and further options of the generator's call."""
         return self.generator.prompt_embeds(prompts, tokens), {}
 
+    def _best_of(self, candidates: int | None, rankable: bool) -> int:
+        """How many pictures are painted for one that is kept."""
+        if candidates is None:
+            return self.candidates if rankable else 1
+        if candidates > 1 and not rankable:
+            raise ValueError("candidates differ by noise and are ranked by the sound: with latents or tokens there is only 1")
+        return candidates
+
+    def built_ranker(self) -> PictureRanker:
+        """What ranks candidates, built when it is first needed; raises ValueError where there is none, or one that cannot."""
+        if self.ranker is None:
+            raise ValueError("candidates are ranked by a ranker, which this pipeline lacks: give one, or 1 candidate")
+        if not isinstance(self.ranker, PictureRanker):
+            self.ranker = self.ranker().to(self.device)
+        self.check_ranker(self.ranker)
+        return self.ranker
+
+    def check_ranker(self, ranker: PictureRanker) -> None:
+        """Raise ValueError for a ranker that cannot be asked with what this pipeline is given."""
+        if not ranker.hears:
+            raise ValueError("this pipeline's pictures are made of sounds: give a ranker whose reader is an AudioEncoder")
+
+    def wanted(self, ranker: PictureRanker, sounds: list[Any], prompts: list[str], sampling_rate: int | None) -> Tensor:
+        """What candidates are compared with, (B, d): of the sounds, as far as the encoder hears them, or of the prompts."""
+        heard = torch.stack([self.waveform(sound, sampling_rate) for sound in sounds]).to(self.device)
+        return ranker.heard(heard, self.encoder.sample_rate)
+
     def mix(self, sounds: Sequence[Sound], weights: Sequence[float] | None = None, sampling_rate: int | None = None) -> Tensor:
         """What several sounds become together: the weighted mean of their pseudo-words, (1, ...) as of :meth:`encode`.
 
@@ -228,6 +263,7 @@ class AudioTokenPipeline(Pipeline):
         generator: Generators = None,
         latents: Tensor | None = None,
         batch_size: int | None = None,
+        candidates: int | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callback | None = None,
     ) -> AudioTokenOutput:
@@ -246,7 +282,9 @@ class AudioTokenPipeline(Pipeline):
             generator: one for the whole call, or one for each picture: a picture's own generator makes it independent
                 of what else is in the call.
             latents: the noise to begin with, (N, C, h, w) of unit variance, in place of what ``generator`` would draw.
-            batch_size: pictures at once; default all.
+            batch_size: pictures at once, candidates counted; default all.
+            candidates: painted for each picture; the one that the ranker finds nearest to the sound is kept. Default the
+                pipeline's own, but 1 with ``tokens``, which cannot be heard, and with ``latents``, which are one picture's.
             callback_on_step_end: called with (step, number of steps).
 
         Raises ValueError, or FileNotFoundError for a missing file, before anything is computed.
@@ -258,16 +296,19 @@ class AudioTokenPipeline(Pipeline):
         negatives = one_each("negative prompts", negative_prompt, len(several))
         steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        self.check_inputs(prompts, steps, num_images_per_prompt, scale, output_type, batch_size)
+        best_of = self._best_of(candidates, tokens is None and latents is None)
+        self.check_inputs(prompts, steps, num_images_per_prompt, scale, output_type, batch_size, best_of)
         check_finite(strength=strength)
         if position:
             prompts = self._placed(prompts, several if tokens is None else None, sampling_rate)
+        ranker = self.built_ranker() if best_of > 1 else None
         shown = None if image is None else self._pictures(image, len(several))
         tokens = self.encode(several, sampling_rate) if tokens is None else tokens.to(self.device)
         rows = [row for row in range(len(several)) for _ in range(num_images_per_prompt)]
+        painted = [row for row in rows for _ in range(best_of)]
         pixels = []
-        for part, noise in self.chunks(len(rows), batch_size, generator):
-            chosen = rows[part]
+        for part, noise in self.chunks(len(rows), batch_size, generator, best_of):
+            chosen = painted[part]
             unwanted = [negatives[row] for row in chosen]
             with self.evaluating(), self.using(self.generator, self.adapter), self.progress(callback_on_step_end) as callback:
                 changed: dict[str, Any] = {} if shown is None else {"image": shown[chosen], "strength": strength}
@@ -280,7 +321,16 @@ class AudioTokenPipeline(Pipeline):
                         callback=callback, **given, **changed,
                     )  # fmt: skip
             pixels.append(checked(made, "picture"))
+        if ranker is not None:
+            with self.evaluating(), self.using(ranker):
+                wanted = self.wanted(ranker, several, prompts, sampling_rate)[rows]
+                pixels = [ranker.best(torch.cat(pixels), wanted, batch_size)]
         return AudioTokenOutput(_as(torch.cat(pixels), output_type), tokens)
+
+
+def ranker_of(options: Options) -> Callable[[], PictureRanker] | None:
+    """What builds a recipe's ranker; None where it has none."""
+    return (lambda: options.part("ranker", PictureRanker)) if "ranker" in options else None
 
 
 def with_low_rank(adapter: Adapter, generator: ImageGenerator, rank: int) -> Adapter:

@@ -18,6 +18,7 @@ from xmodal.adapter_task import AdapterTask
 from xmodal.audio2image.embedder import AudioTokenEmbedder
 from xmodal.audio2image.losses import classification_loss, l1_loss, l2_loss
 from xmodal.audio2image.pipeline import AudioTokenOutput, AudioTokenPipeline, _as, check_places, low_rank_on, told, with_low_rank
+from xmodal.audio2image.ranking import PictureRanker
 from xmodal.foundation.base import Adapter, AudioEncoder, ImageGenerator
 from xmodal.frozen import Feature
 from xmodal.pipelines import join
@@ -39,9 +40,11 @@ class AudioToken(AdapterTask):
         classification_target: what of the batch is the label: ``name``, or any other text that the data gives.
         seconds: length of sound that a picture is made from; longer sounds give their loudest window.
         short: what happens to shorter sounds: ``loop`` (as published) or ``pad`` with silence.
-        guidance_scale, num_inference_steps: defaults of the pipeline that this adapter ships with.
+        guidance_scale, num_inference_steps, candidates: defaults of the pipeline that this adapter ships with. What a training
+            paints, tests and predicts is one picture of each sound, as in the paper.
         lora_rank: above 0, low-rank weights for the generator's attention are trained beside the embedder and saved with it
             (LoRA, an option of the public code, whose rank is 4); the generator itself stays frozen.
+        ranker: what ranks that pipeline's candidates; a training never builds it.
         **task: ema_decay, weights, predictions, optimizer and lr_scheduler, see :class:`xmodal.adapter_task.AdapterTask`.
     """
 
@@ -63,6 +66,8 @@ class AudioToken(AdapterTask):
         guidance_scale: float = 7.5,
         num_inference_steps: int = 25,
         lora_rank: int = 0,
+        candidates: int = 1,
+        ranker: Callable[[], PictureRanker] | None = None,
         **task: Any,
     ) -> None:
         super().__init__(**task)
@@ -74,6 +79,7 @@ class AudioToken(AdapterTask):
         self.prompt = prompt
         self.lambdas = {"l1": l1_weight, "l2": l2_weight, "classification": classification_weight}
         self.classification_target, self.seconds, self.short = classification_target, seconds, short
+        self.candidates, self.ranker = candidates, ranker
         self.defaults: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
 
     def frozen_features(self) -> dict[str, Feature]:
@@ -127,13 +133,13 @@ class AudioToken(AdapterTask):
     def make(self, batch: Mapping[str, Any], rows: Sequence[int], generators: list[torch.Generator]) -> AudioTokenOutput:
         """Pictures of a batch's sounds."""
         waveforms = [batch["waveform"][row] for row in rows]
-        return self.pipeline()(waveforms, sampling_rate=self.encoder.sample_rate, generator=generators)
+        return self.pipeline()(waveforms, sampling_rate=self.encoder.sample_rate, candidates=1, generator=generators)
 
     def pipeline(self) -> AudioTokenPipeline:
         """The callable that users run: sound in, pictures out."""
         return AudioTokenPipeline(
             self.encoder, self.generator, self.published, self.prompt, self.seconds, self.short, lora_rank=self.lora_rank,
-            **self.defaults,
+            candidates=self.candidates, ranker=self.ranker, **self.defaults,
         )  # fmt: skip
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any
 
@@ -31,11 +31,16 @@ def size_of(memory: str | None, together: bool) -> int:
     return parse(memory)
 
 
-def check_options(pipe: Any, name: str, options: Iterable[str]) -> None:
-    """Raise ValueError for an option that an adapter's pipeline does not have."""
-    for option in options:
-        if option not in signature(type(pipe).__call__).parameters:
+def check_options(pipe: Any, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a call; raises ValueError for one that an adapter's pipeline does not have.
+
+    One candidate is what a pipeline without candidates makes anyway.
+    """
+    known = signature(type(pipe).__call__).parameters
+    for option, value in options.items():
+        if option not in known and (option, value) != ("candidates", 1):
             raise ValueError(f"the adapter {name} has no option {option}: leave it out")
+    return {option: value for option, value in options.items() if option in known}
 
 
 def fit_into(
@@ -57,8 +62,10 @@ def fit_into(
     generator: Any = getattr(pipe, "generator", None)
     if not hasattr(generator, "activations"):
         raise ValueError(f"--memory cannot tell what {name} needs, only what Stable Diffusion and AudioLDM do: leave it out")
-    if options.get("candidates", 1) > 1:
+    if pipe.makes == "audio" and options.get("candidates", 1) > 1:
         raise ValueError("--memory cannot tell what --candidates need: leave one of them out")
+    if pipe.makes == "image" and (options.get("candidates") or getattr(pipe, "candidates", 1)) > 1:
+        pipe.built_ranker()  # its weights count, too
     length = options.get("audio_length_in_s")
     given = {"seconds": max(length or 0, pipe.seconds)} if pipe.makes == "audio" else {}
     restored, slices = 4 * largest(generator), hasattr(generator, "enable_vae_slicing")

@@ -14,7 +14,7 @@ from xmodal.routes import MADE_AS, handed_on, route
 # Options of a step by what it makes; all others are every step's.
 OWN = {
     "image": ("prompt", "negative_prompt", "image", "strength", "position"),
-    "audio": ("audio_length_in_s", "query", "candidates", "spectrogram"),
+    "audio": ("audio_length_in_s", "query", "spectrogram"),
 }
 JUDGES = {"image": ("clip:mini", "picture_tagger:mini"), "audio": ("clap:mini", "beats:mini")}
 

@@ -38,11 +38,13 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--adapter", metavar="NAME", help="built-in name, folder, hub id or checkpoint (default: by modality)")
     parser.add_argument("-n", "--num", type=positive, default=1, metavar="N", help="results per input (default: 1)")
     parser.add_argument("--steps", type=positive, metavar="N", help="denoising steps (default: the adapter's own)")
+    best = "made for each result, of which the one nearest to what was asked for is kept (default: the adapter's own)"
+    parser.add_argument("--candidates", type=positive, metavar="K", help=best)
     parser.add_argument("--guidance", type=finite, metavar="G", help="classifier-free guidance (default: the adapter's own)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0; each result has its own stream of random numbers")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     budget_options(parser, AT_ONCE)
-    cycle = "of a chain that ends where it began: how near each result is to its input, by the miniature's judges"
+    cycle = "of a chain that ends where it began: how near each result is to its input, by the miniature's judges (1 candidate)"
     parser.add_argument("--score", action="store_true", help=cycle)
     parser.add_argument("--resume", action="store_true", help="pass over results that are there already")
     parser.add_argument("--commercial", action="store_true", help=COMMERCIAL)
@@ -54,6 +56,8 @@ def main(arguments: Sequence[str]) -> None:
     _check_use(parser, to, options)
     if score and not closes(options["inputs"], to):
         parser.error(f"--score compares a result with its input: --to {','.join(to)} does not end with what was given")
+    if score and options["candidates"] is None:
+        options["candidates"] = 1  # what was chosen by CLIP would be judged by CLIP
     options["how"] = together(parser, options)
     if options["adapter"] is None:
         _check_prompt(parser, options["prompt"])
@@ -149,14 +153,14 @@ def generate(
     visit(folder)
     options = {name: value for name, value in options.items() if value is not None}
     make = pictures if to == "image" else waveforms
-    call = {**options, "num_inference_steps": steps, "guidance_scale": guidance}
+    how_many = {"num_inference_steps": steps, "guidance_scale": guidance}
     if how is not None:
-        call["batch_size"] = batch_size
+        call = {**options, **how_many, "batch_size": batch_size}
         yield from _combined(how, asked, names[asked[0]], trust, device, quantize, folder, num, seed, call)
         return
     for name in dict.fromkeys(names.values()):
         pipe = pipeline(name, trust=trust, device="cpu" if budget else device_named(device), quantize=quantize)
-        check_options(pipe, name, options)
+        call = check_options(pipe, name, options) | how_many
         size = fit_into(budget, pipe, name, device_named(device), batch_size, options, say)
         at_once = max(1, size // num)
         groups = _groups([each for each in asked if names[each] == name], at_once)
@@ -193,14 +197,12 @@ def _sound_options(parser: ArgumentParser) -> None:
     sounds = parser.add_argument_group("to audio")
     sounds.add_argument("--seconds", type=seconds, metavar="S", help="length (default: the adapter's own)")
     sounds.add_argument("--query", choices=["image", "text", "prior"], help="how CLIPSonic is asked (default: by input)")
-    best = "sounds made for each, of which CLAP keeps the one nearest to what it was asked for (pictures and videos; default: 1)"
-    sounds.add_argument("--candidates", type=positive, metavar="K", help=best)
     sounds.add_argument("--spectrogram", action="store_true", help="a picture of each sound beside it")
 
 
 def _check_use(parser: ArgumentParser, to: Sequence[str], options: dict[str, Any]) -> None:
     """Refuse options that no step of the way has any use for."""
-    useless = {"image": ("seconds", "query", "candidates", "spectrogram"), "audio": (*PICTURES, *TOGETHER)}
+    useless = {"image": ("seconds", "query", "spectrogram"), "audio": (*PICTURES, *TOGETHER)}
     lists = [set(useless[kind]) for kind in to] + ([set(TOGETHER)] if len(to) > 1 else [])
     for name in set.intersection(*lists[: len(to)]).union(*lists[len(to) :]):
         if options[name]:

@@ -1,0 +1,79 @@
+"""Of several pictures the one that is nearest to what was asked for, as DALL-E (arXiv 2102.12092, section 2.6) ranks by CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xmodal.data.audio import resample
+from xmodal.foundation.base import AudioEncoder, Encoder, ImageEncoder, TextEncoder
+from xmodal.frozen import Frozen
+
+
+class PictureRanker(Frozen):
+    """Compares pictures with what they were made of, in a space in which both lie.
+
+    A score that is measured with the same towers profits from the choice: judge ranked pictures with others.
+
+    Args:
+        eye: sees the pictures: the image tower of a CLIP, or of ImageBind.
+        reader: of the eye's own space: hears the sounds (Wav2CLIP, ImageBind's AudioTower), or reads the prompts (TextTower).
+
+    Raises ValueError where the embeddings of the two are known to be no neighbours.
+    """
+
+    eye: ImageEncoder
+    reader: Any  # its embed takes what its kind does
+
+    def __init__(self, eye: ImageEncoder, reader: AudioEncoder | TextEncoder) -> None:
+        super().__init__()
+        if isinstance(reader, AudioEncoder) and reader.picture_space is None:
+            ears = "Wav2CLIP, ImageBind's AudioTower or another that was trained to pictures"
+            raise ValueError(f"the embedding of {type(reader).__name__} does not lie with pictures: take {ears}")
+        if eye.dim != reader.dim:
+            raise ValueError(
+                f"{type(reader).__name__} gives embeddings of {reader.dim} numbers, but {type(eye).__name__} of {eye.dim}: "
+                "take two towers of one space"
+            )
+        seen, asked = spaces(eye), spaces(reader)
+        if seen and asked and not seen & asked:
+            raise ValueError(
+                f"{type(reader).__name__} gives embeddings of {' and '.join(sorted(asked))}, but {type(eye).__name__} of "
+                f"{' and '.join(sorted(seen))}: take two towers of one space"
+            )
+        self.eye, self.reader = eye, reader
+
+    @property
+    def hears(self) -> bool:
+        """Whether it is asked with sounds, not with prompts."""
+        return isinstance(self.reader, AudioEncoder)
+
+    def heard(self, waveforms: Tensor, sampling_rate: int) -> Tensor:
+        """Sounds (B, T) at ``sampling_rate`` (Hz) -> what pictures are compared with, (B, d) of length 1."""
+        return F.normalize(self.reader.embed(resample(waveforms, sampling_rate, self.reader.sample_rate)), dim=-1)
+
+    def read(self, prompts: Sequence[str]) -> Tensor:
+        """B prompts -> what pictures are compared with, (B, d) of length 1."""
+        return F.normalize(self.reader.embed(list(prompts)), dim=-1)
+
+    def best(self, pixels: Tensor, wanted: Tensor, batch_size: int | None = None) -> Tensor:
+        """Of pictures (B * k, 3, H, W) in [0, 1], k in a row for each of ``wanted`` (B, d), the nearest: (B, 3, H, W).
+
+        ``batch_size`` pictures are looked at at once; default all.
+        """
+        seen = torch.cat([F.normalize(self.eye.embed(part), dim=-1) for part in pixels.split(batch_size or len(pixels))])
+        places = torch.einsum("bkd,bd->bk", seen.unflatten(0, (len(wanted), -1)), wanted).argmax(1)
+        rows = torch.arange(len(wanted), device=places.device)
+        return pixels.unflatten(0, (len(wanted), -1))[rows, places]
+
+
+def spaces(tower: Encoder) -> set[str]:
+    """Names of the spaces that a tower's embeddings are known to lie in; none where nothing is known."""
+    found = {tower.picture_space} if isinstance(tower, AudioEncoder) and tower.picture_space else set()
+    card = (tower.constructed_with or {}).get("card")
+    package, _, model = type(tower).__module__.rpartition(".")
+    return found | ({f"{model}:{card}"} if card and package == "xmodal.foundation" else set())
