@@ -35,8 +35,8 @@ def main() -> None:
         found: dict[str, list[str]] = {"place": [], "thing": []}
         for start in range(0, len(sounds), 64):
             streams = [torch.Generator().manual_seed(each.initial_seed()) for each in noise[start : start + 64]]
-            some = {"sampling_rate": world.sounds.SAMPLE_RATE, "generator": streams, "output_type": "pt", "position": position}
-            tags = tagger.tag(pipe(sounds[start : start + 64], **some).images)
+            some = {"sampling_rate": world.sounds.SAMPLE_RATE, "generator": streams, "output_type": "pt", "candidates": 1}
+            tags = tagger.tag(pipe(sounds[start : start + 64], position=position, **some).images)
             for name in found:
                 found[name] += tags[name]
         return found

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import EulerAncestralDiscreteScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,6 +19,7 @@ from xmodal.foundation import clip, imagebind, wav2clip
 from xmodal.foundation.clip import ImageTower, TextTower
 from xmodal.foundation.wav2clip import Wav2CLIP
 from xmodal.miniature import world
+from xmodal.pipelines import children
 from xmodal.registry.build import late_parts
 
 ROOT = Path(__file__).parent.parent.parent
@@ -83,8 +85,9 @@ def test_the_best_of_what_its_own_noise_gives_is_kept() -> None:
         return [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def drawn(seed: int) -> Tensor:
-        (own,), unet = noise(seed), pipe.generator.unet.config
-        return torch.cat([torch.randn(1, unet.in_channels, unet.sample_size, unet.sample_size, generator=own) for _ in range(3)])
+        unet = pipe.generator.unet.config
+        shape = (1, unet.in_channels, unet.sample_size, unet.sample_size)
+        return torch.cat([torch.randn(shape, generator=own) for own in children(*noise(seed), 3)])
 
     made = pipe(sounds, generator=noise(5, 6), **options).images
     assert len(made) == 2
@@ -93,7 +96,9 @@ def test_the_best_of_what_its_own_noise_gives_is_kept() -> None:
         reddest = three[three[:, 0].mean((1, 2)).argmax()]
         assert torch.allclose(made[row], reddest, atol=1e-4)
         assert (three - made[row]).abs().amax((1, 2, 3)).gt(0.05).sum() == 2  # the others look otherwise
-    for batch_size in (1, 4):
+    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)  # draws in each step
+    made = pipe(sounds, generator=noise(5, 6), **options).images
+    for batch_size in (1, 2, 4):
         assert torch.allclose(pipe(sounds, generator=noise(5, 6), batch_size=batch_size, **options).images, made, atol=1e-3)
     assert pipe(BELL, generator=noise(1, 2), num_images_per_prompt=2, **options).images.shape == (2, 3, 64, 64)
     with pytest.raises(ValueError, match="3 generators for 2 results"):
@@ -122,14 +127,21 @@ def test_what_cannot_be_ranked_is_refused(pipe: AudioTokenPipeline) -> None:
     assert len(pipe(tokens=tokens, num_inference_steps=1).images) == 1  # nothing to rank by: one
     for given, told in (
         ({"candidates": 0}, "candidates must be at least 1"),
-        ({"candidates": 2, "tokens": tokens}, "with latents or tokens there is only 1"),
-        ({"candidates": 2, "latents": torch.randn(1, 4, 16, 16)}, "with latents or tokens there is only 1"),
+        ({"candidates": 2, "tokens": tokens}, "with latents or tokens there is 1"),
+        ({"candidates": 2, "latents": torch.randn(1, 4, 16, 16)}, "with latents or tokens there is 1"),
     ):
         with pytest.raises(ValueError, match=told):
             pipe(None if "tokens" in given else BELL, **given)  # type: ignore[arg-type]
     parts = {name: getattr(pipe, name) for name in ("encoder", "generator", "adapter")}
-    with pytest.raises(ValueError, match="which this pipeline lacks: give one, or 1 candidate"):
+    with pytest.raises(ValueError, match="AudioTokenPipeline has no ranker, which would choose from candidates: add one"):
         AudioTokenPipeline(**parts)(BELL, candidates=2)
+    for candidates, told in (
+        (2, "2 candidates need a ranker: give one"),
+        (0, "at least 1, not 0"),
+        (None, "at least 1, not None"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            AudioTokenPipeline(**parts, candidates=candidates)  # type: ignore[arg-type]
     reader = PictureRanker(ImageTower(card="mini"), TextTower(card="mini"))
     with pytest.raises(ValueError, match="a ranker whose reader is an AudioEncoder"):
         AudioTokenPipeline(**parts, ranker=reader)(BELL, candidates=2)
@@ -149,6 +161,18 @@ def test_towers_of_two_spaces_are_refused() -> None:
     with pytest.raises(ValueError, match=r"clip:mini and wav2clip:mini, but ImageTower of clip:vit-b-16: take two towers of one"):
         PictureRanker(eye, Wav2CLIP(card="mini"))
     assert PictureRanker(ImageTower(card="mini"), imagebind.AudioTower(card="mini")).hears
+    somewhere = ImageTower(card="mini")
+    somewhere.constructed_with = {"card": "/weights/clip"}  # a folder: nobody knows whose
+    assert PictureRanker(somewhere, Wav2CLIP(card="mini")).hears
+    with pytest.raises(ValueError, match="not of a TextTower and a ImageTower"):
+        PictureRanker(TextTower(card="mini"), ImageTower(card="mini"))  # type: ignore[arg-type]
+
+
+def test_an_eye_that_fails_does_not_choose() -> None:
+    ranker = PictureRanker(ImageTower(card="mini"), TextTower(card="mini"))
+    ranker.eye.embed = lambda pixels: torch.tensor([[0.0] * 128, [float("nan")] * 128])  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="the ranker's embeddings hold NaN or infinity"):
+        ranker.best(torch.rand(2, 3, 8, 8), torch.ones(1, 128))
 
 
 def test_texts_are_painted_by_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +190,7 @@ def test_a_training_paints_one_and_an_adapter_keeps_its_ranker(tmp_path: Path, m
     task: Any = AdapterTask.from_pretrained("audiotoken-mini")
     assert isinstance(task, AudioToken)
     task.defaults["num_inference_steps"] = 1
-    monkeypatch.setattr(PictureRanker, "__init__", lambda self, *parts: pytest.fail("a training built the ranker"))
+    monkeypatch.setattr(ImageTower, "__init__", lambda self, *parts, **options: pytest.fail("a training built the ranker"))
     batch = {"waveform": torch.randn(2, 40_000) / 9}
     assert len(task.make(batch, [0, 1], [torch.Generator().manual_seed(row) for row in range(2)]).images) == 2
     monkeypatch.undo()
@@ -177,6 +201,34 @@ def test_a_training_paints_one_and_an_adapter_keeps_its_ranker(tmp_path: Path, m
     again = xmodal.pipeline(task.save_pretrained(tmp_path / "mine"))
     assert again.candidates == 4
     assert again.built_ranker().hears
+
+
+def test_the_command_trains_without_the_rankers_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for tower in (ImageTower, Wav2CLIP):
+        monkeypatch.setattr(tower, "_assemble", lambda self, *parts, **options: pytest.fail("a training built the ranker"))
+    few = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--data.train_count=4", "--data.val_count=2"]
+    run(["fit", "audiotoken-mini", *few, "--data.batch_size=2", "--data.strange=0", "--trainer.enable_progress_bar=false"])
+    (folder,) = (tmp_path / "outputs" / "audiotoken-mini").iterdir()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    run(["export", str(folder), "-o", "mine"])
+    pipe = xmodal.pipeline(str(tmp_path / "mine"))
+    assert pipe.candidates == 4
+    assert isinstance(pipe.built_ranker().reader, Wav2CLIP)
+
+
+def test_other_painters_of_sounds_rank_too() -> None:
+    from xmodal.audio2image.baseline_tasks import LabelText, SoundUnCLIP
+    from xmodal.foundation.stable_diffusion import StableDiffusion
+    from xmodal.foundation.stable_unclip import StableUnCLIP
+
+    options: dict[str, Any] = {"seconds": 2.5, "short": "pad", "num_inference_steps": 1, "candidates": 2}
+    heard = SoundUnCLIP(Wav2CLIP(card="mini"), StableUnCLIP(card="mini"), ranker=by_sound, **options)
+    assert len(heard.pipeline()(BELL).images) == 1
+    assert isinstance(heard.ranker, type(by_sound))  # the task has what builds it
+    words = LabelText(StableDiffusion(card="mini"), ranker=lambda: PictureRanker(ImageTower, TextTower), **options)
+    assert len(words.pipeline()("", labels="bell").images) == 1
 
 
 def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,8 +243,22 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run([*words, "--candidates", "1"])
     assert looked == [4, 6]
     looked.clear()
+    run([*words, "--windows", "1.5"])
+    assert not looked  # all under the same noise
+    run(["generate", str(BELL), "--to", "image,audio", "--steps", "1", "--adapter", ",v2a-mini", "-o", str(tmp_path / "chain")])
+    assert looked == [4]
+    looked.clear()
     run(["generate", str(BELL), "--to", "image,audio", "--steps", "1", "--score", "-o", str(tmp_path / "cycle")])
     assert not looked  # what CLIP chose would be judged by CLIP
+    for given, status in (
+        (["--windows", "1", "--candidates", "2"], 2),
+        (["--adapter", "clipsonic-mini", "--to", "audio", "--candidates", "2"], 1),
+        (["--to", "image,audio", "--memory", "8GB", "--candidates", "2"], 1),
+    ):
+        error: Any = SystemExit if status == 2 else ValueError
+        with pytest.raises(error, match=None if status == 2 else "candidates"):
+            run([*words[:2], "--to", "image", "-o", str(tmp_path / "none"), *given])
+        assert not (tmp_path / "none").exists()  # said before anything is made
 
 
 def test_normalization_is_the_rankers_own() -> None:

@@ -21,6 +21,7 @@ from xmodal.adapter_task import AdapterTask
 from xmodal.audio2image.baselines import LabelTextPipeline, SoundUnCLIPPipeline, check_spaces
 from xmodal.audio2image.bridges import NoAdapter, PictureSpace
 from xmodal.audio2image.pipeline import AudioTokenOutput, check_places, told
+from xmodal.audio2image.ranking import PictureRanker
 from xmodal.foundation.base import Adapter, AudioEncoder, Classifier, EmbeddingPainter, ImageEncoder, ImageGenerator
 from xmodal.frozen import Feature, Frozen
 from xmodal.pipelines import join
@@ -77,7 +78,7 @@ class SoundUnCLIP(_Baseline):
             target's embeddings in units of the painter's deviations.
         prompt: what is told beside the sound, without ``{}``; default nothing.
         noise_level: of the embedding, from 0.
-        seconds, short, guidance_scale, num_inference_steps: as of `AudioToken`.
+        seconds, short, guidance_scale, num_inference_steps, candidates, ranker: as of `AudioToken`.
         **task: ema_decay, weights, predictions, optimizer and lr_scheduler, see :class:`xmodal.adapter_task.AdapterTask`.
 
     Raises ValueError for options, or pairs of parts, that cannot work: embeddings of another width or of another CLIP.
@@ -99,6 +100,8 @@ class SoundUnCLIP(_Baseline):
         short: str = "loop",
         guidance_scale: float = 7.5,
         num_inference_steps: int = 25,
+        candidates: int = 1,
+        ranker: Callable[[], PictureRanker] | None = None,
         **task: Any,
     ) -> None:
         super().__init__(**task)
@@ -114,6 +117,7 @@ class SoundUnCLIP(_Baseline):
         self._target: Any = target
         self.objective, self.prompt, self.noise_level = objective, prompt, noise_level
         self.seconds, self.short = seconds, short
+        self.candidates, self.ranker = candidates, ranker
         self.defaults: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
 
     @property
@@ -171,13 +175,13 @@ class SoundUnCLIP(_Baseline):
     def make(self, batch: Mapping[str, Any], rows: Sequence[int], generators: list[torch.Generator]) -> AudioTokenOutput:
         """Pictures of a batch's sounds."""
         waveforms = [batch["waveform"][row] for row in rows]
-        return self.pipeline()(waveforms, sampling_rate=self.encoder.sample_rate, generator=generators)
+        return self.pipeline()(waveforms, sampling_rate=self.encoder.sample_rate, candidates=1, generator=generators)
 
     def pipeline(self) -> SoundUnCLIPPipeline:
         """The callable that users run: sound in, pictures out."""
         return SoundUnCLIPPipeline(
             self.encoder, self.generator, self.published, self.prompt, self.seconds, self.short, noise_level=self.noise_level,
-            **self.defaults,
+            candidates=self.candidates, ranker=self.ranker, **self.defaults,
         )  # fmt: skip
 
 
@@ -190,7 +194,7 @@ class LabelText(_Baseline):
         adapter: in its place, nothing.
         told: paint the label that the data gives (``name``); False: what the encoder hears, which needs no labels.
         prompt: template; ``{}`` is the place of the label.
-        seconds, short, guidance_scale, num_inference_steps: as of `AudioToken`.
+        seconds, short, guidance_scale, num_inference_steps, candidates, ranker: as of `AudioToken`; the ranker reads.
         **task: as of every adapter's task.
 
     Raises ValueError for ``told: false`` without an encoder that names classes.
@@ -209,6 +213,8 @@ class LabelText(_Baseline):
         short: str = "loop",
         guidance_scale: float = 7.5,
         num_inference_steps: int = 25,
+        candidates: int = 1,
+        ranker: Callable[[], PictureRanker] | None = None,
         **task: Any,
     ) -> None:
         super().__init__(**task)
@@ -219,6 +225,7 @@ class LabelText(_Baseline):
             )
         self.generator, self.encoder, self.told, self.prompt = generator, encoder, told, prompt
         self.seconds, self.short = seconds, short
+        self.candidates, self.ranker = candidates, ranker
         self.adopt(join(adapter or NoAdapter, 0, 0))
         self.defaults: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
 
@@ -243,10 +250,11 @@ class LabelText(_Baseline):
 
     def make(self, batch: Mapping[str, Any], rows: Sequence[int], generators: list[torch.Generator]) -> AudioTokenOutput:
         """Pictures of a batch's labels."""
-        return self.pipeline()([""] * len(rows), labels=self.names(batch, rows), generator=generators)
+        return self.pipeline()([""] * len(rows), labels=self.names(batch, rows), candidates=1, generator=generators)
 
     def pipeline(self) -> LabelTextPipeline:
         """The callable that users run: sounds and their labels in, pictures out."""
         return LabelTextPipeline(
-            self.generator, self.published, self.encoder, self.prompt, self.seconds, self.short, **self.defaults
-        )
+            self.generator, self.published, self.encoder, self.prompt, self.seconds, self.short, candidates=self.candidates,
+            ranker=self.ranker, **self.defaults,
+        )  # fmt: skip

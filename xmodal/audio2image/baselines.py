@@ -19,7 +19,7 @@ from xmodal.audio2image.ranking import PictureRanker
 from xmodal.foundation.base import Adapter, AudioEncoder, Classifier, EmbeddingPainter, ImageGenerator
 from xmodal.pipelines import Callback, Generators, Options, Pipeline, join, one_each
 
-PLAIN = ("prompt", "seconds", "short", "guidance_scale", "num_inference_steps")
+PLAIN = ("prompt", "seconds", "short", "guidance_scale", "num_inference_steps", "candidates")
 
 
 def check_spaces(encoder: AudioEncoder, generator: EmbeddingPainter, adapter: Adapter) -> None:
@@ -45,7 +45,7 @@ class SoundUnCLIPPipeline(AudioTokenPipeline):
         encoder, generator, adapter: the parts; the adapter gives picture embeddings.
         prompt: what is told beside the sound, without ``{}``; default nothing.
         noise_level: of the embedding, from 0; above, pictures follow it less closely.
-        seconds, short, guidance_scale, num_inference_steps: as of `AudioTokenPipeline`.
+        seconds, short, guidance_scale, num_inference_steps, candidates, ranker: as of `AudioTokenPipeline`.
 
     Raises ValueError for parts whose spaces are known to differ.
     """
@@ -64,9 +64,13 @@ class SoundUnCLIPPipeline(AudioTokenPipeline):
         guidance_scale: float = 7.5,
         num_inference_steps: int = 25,
         noise_level: int = 0,
+        candidates: int = 1,
+        ranker: PictureRanker | Callable[[], PictureRanker] | None = None,
     ) -> None:
         check_spaces(encoder, generator, adapter)
-        super().__init__(encoder, generator, adapter, prompt, seconds, short, guidance_scale, num_inference_steps)
+        super().__init__(
+            encoder, generator, adapter, prompt, seconds, short, guidance_scale, num_inference_steps, 0, candidates, ranker
+        )
         self.noise_level = noise_level
 
     @property
@@ -77,10 +81,10 @@ class SoundUnCLIPPipeline(AudioTokenPipeline):
     @classmethod
     def from_recipe(cls, options: Options) -> SoundUnCLIPPipeline:
         """See :meth:`xmodal.pipelines.Pipeline.from_recipe`."""
-        options.check("encoder", "generator", "adapter", "noise_level", *PLAIN)
+        options.check("encoder", "generator", "adapter", "noise_level", "ranker", *PLAIN)
         encoder, generator = options.part("encoder", AudioEncoder), options.part("generator", EmbeddingPainter)
         adapter = join(options.factory("adapter", Adapter, PictureSpace), encoder.dim, generator.embedding_dim)
-        return cls(encoder, generator, adapter, **options.values("noise_level", *PLAIN))
+        return cls(encoder, generator, adapter, ranker=ranker_of(options), **options.values("noise_level", *PLAIN))
 
     def encode(self, sounds: Any, sampling_rate: int | None = None) -> Tensor:
         """Sounds -> picture embeddings (B, e)."""
@@ -124,7 +128,7 @@ class LabelTextPipeline(AudioTokenPipeline):
         self.encoder: Any = encoder
         self.prompt, self.seconds, self.short = prompt, seconds, short
         self.guidance_scale, self.num_inference_steps = guidance_scale, num_inference_steps
-        self.candidates, self.ranker = candidates, ranker
+        self._rank_by(candidates, ranker)
 
     @property
     def device(self) -> torch.device:
@@ -134,10 +138,10 @@ class LabelTextPipeline(AudioTokenPipeline):
     @classmethod
     def from_recipe(cls, options: Options) -> LabelTextPipeline:
         """See :meth:`xmodal.pipelines.Pipeline.from_recipe`."""
-        options.check("encoder", "generator", "adapter", "candidates", "ranker", *PLAIN)
+        options.check("encoder", "generator", "adapter", "ranker", *PLAIN)
         encoder, generator = options.part("encoder", Classifier), options.part("generator", ImageGenerator)
         adapter = join(options.factory("adapter", Adapter, NoAdapter), 0, 0)
-        return cls(generator, adapter, encoder, ranker=ranker_of(options), **options.values("candidates", *PLAIN))
+        return cls(generator, adapter, encoder, ranker=ranker_of(options), **options.values(*PLAIN))
 
     def labels(self, sounds: Sequence[Sound], sampling_rate: int | None = None) -> list[str]:
         """What the encoder takes each sound for; raises ValueError without one, or where its weights name no classes."""

@@ -101,7 +101,7 @@ class AudioTokenPipeline(Pipeline):
         self.encoder, self.generator, self.adapter = encoder, generator, with_low_rank(adapter, generator, lora_rank)
         self.prompt, self.seconds, self.short = prompt, seconds, short
         self.guidance_scale, self.num_inference_steps = guidance_scale, num_inference_steps
-        self.candidates, self.ranker = candidates, ranker
+        self._rank_by(candidates, ranker)
 
     @classmethod
     def from_recipe(cls, options: Options) -> AudioTokenPipeline:
@@ -183,20 +183,33 @@ class AudioTokenPipeline(Pipeline):
         """Prompt embeddings (B, S, c) of B prompts and what the sounds became, and further options of the generator's call."""
         return self.generator.prompt_embeds(prompts, tokens), {}
 
+    def _rank_by(self, candidates: int, ranker: PictureRanker | Callable[[], PictureRanker] | None) -> None:
+        """Keep these defaults; ValueError for several candidates that nothing ranks."""
+        if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 1:
+            raise ValueError(f"candidates must be a whole number of at least 1, not {candidates!r}")
+        if candidates > 1 and ranker is None:
+            raise ValueError(f"{candidates} candidates need a ranker: give one, or 1 candidate")
+        self.candidates, self.ranker = candidates, ranker
+
     def _best_of(self, candidates: int | None, rankable: bool) -> int:
         """How many pictures are painted for one that is kept."""
         if candidates is None:
             return self.candidates if rankable else 1
         if candidates > 1 and not rankable:
-            raise ValueError("candidates differ by noise and are ranked by the sound: with latents or tokens there is only 1")
+            raise ValueError(
+                "candidates have each their own noise and are ranked by what was asked: with latents or tokens there is 1"
+            )
         return candidates
 
     def built_ranker(self) -> PictureRanker:
         """What ranks candidates, built when it is first needed; raises ValueError where there is none, or one that cannot."""
         if self.ranker is None:
-            raise ValueError("candidates are ranked by a ranker, which this pipeline lacks: give one, or 1 candidate")
+            lacks = f"{type(self).__name__} has no ranker, which would choose from candidates"
+            raise ValueError(f"{lacks}: add one (docs/audio2image.md), or leave candidates out")
         if not isinstance(self.ranker, PictureRanker):
-            self.ranker = self.ranker().to(self.device)
+            self.ranker = self.ranker()
+            if self._offload is None:
+                self.ranker.to(self.device)
         self.check_ranker(self.ranker)
         return self.ranker
 

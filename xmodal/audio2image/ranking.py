@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -20,17 +21,26 @@ class PictureRanker(Frozen):
     A score that is measured with the same towers profits from the choice: judge ranked pictures with others.
 
     Args:
-        eye: sees the pictures: the image tower of a CLIP, or of ImageBind.
+        eye: sees the pictures: the image tower of a CLIP, or of ImageBind. As ``reader`` a part, or what builds it; so a recipe's
+            are built with the ranker, when pictures are first ranked.
         reader: of the eye's own space: hears the sounds (Wav2CLIP, ImageBind's AudioTower), or reads the prompts (TextTower).
 
-    Raises ValueError where the embeddings of the two are known to be no neighbours.
+    Raises ValueError where the two are of other kinds, or their embeddings known to be no neighbours.
     """
 
     eye: ImageEncoder
     reader: Any  # its embed takes what its kind does
 
-    def __init__(self, eye: ImageEncoder, reader: AudioEncoder | TextEncoder) -> None:
+    def __init__(
+        self,
+        eye: Callable[[], ImageEncoder] | ImageEncoder,
+        reader: Callable[[], AudioEncoder] | Callable[[], TextEncoder] | AudioEncoder | TextEncoder,
+    ) -> None:
         super().__init__()
+        eye, reader = (part if isinstance(part, Encoder) else part() for part in (eye, reader))  # type: ignore[assignment]
+        if not isinstance(eye, ImageEncoder) or not isinstance(reader, AudioEncoder | TextEncoder):
+            found = f"a {type(eye).__name__} and a {type(reader).__name__}"
+            raise ValueError(f"a ranker is of an ImageEncoder and of an AudioEncoder or TextEncoder, not of {found}")
         if isinstance(reader, AudioEncoder) and reader.picture_space is None:
             ears = "Wav2CLIP, ImageBind's AudioTower or another that was trained to pictures"
             raise ValueError(f"the embedding of {type(reader).__name__} does not lie with pictures: take {ears}")
@@ -63,10 +73,13 @@ class PictureRanker(Frozen):
     def best(self, pixels: Tensor, wanted: Tensor, batch_size: int | None = None) -> Tensor:
         """Of pictures (B * k, 3, H, W) in [0, 1], k in a row for each of ``wanted`` (B, d), the nearest: (B, 3, H, W).
 
-        ``batch_size`` pictures are looked at at once; default all.
+        ``batch_size`` pictures are looked at at once; default all. Raises ValueError for embeddings that are not finite.
         """
         seen = torch.cat([F.normalize(self.eye.embed(part), dim=-1) for part in pixels.split(batch_size or len(pixels))])
-        places = torch.einsum("bkd,bd->bk", seen.unflatten(0, (len(wanted), -1)), wanted).argmax(1)
+        near = torch.einsum("bkd,bd->bk", seen.unflatten(0, (len(wanted), -1)), wanted)
+        if not near.isfinite().all():
+            raise ValueError("the ranker's embeddings hold NaN or infinity: use a precision that its towers bear, or 1 candidate")
+        places = near.argmax(1)
         rows = torch.arange(len(wanted), device=places.device)
         return pixels.unflatten(0, (len(wanted), -1))[rows, places]
 
@@ -76,4 +89,5 @@ def spaces(tower: Encoder) -> set[str]:
     found = {tower.picture_space} if isinstance(tower, AudioEncoder) and tower.picture_space else set()
     card = (tower.constructed_with or {}).get("card")
     package, _, model = type(tower).__module__.rpartition(".")
-    return found | ({f"{model}:{card}"} if card and package == "xmodal.foundation" else set())
+    known = package == "xmodal.foundation" and card in import_module(type(tower).__module__).CARDS  # no folder, no hub id
+    return found | ({f"{model}:{card}"} if known else set())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Any
 
@@ -31,14 +31,14 @@ def size_of(memory: str | None, together: bool) -> int:
     return parse(memory)
 
 
-def check_options(pipe: Any, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a call; raises ValueError for one that an adapter's pipeline does not have.
+def check_options(pipe: Any, name: str, options: Mapping[str, Any], lenient: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the options of a call; raises ValueError for one that an adapter's pipeline does not have, but for ``lenient`` ones.
 
     One candidate is what a pipeline without candidates makes anyway.
     """
     known = signature(type(pipe).__call__).parameters
     for option, value in options.items():
-        if option not in known and (option, value) != ("candidates", 1):
+        if option not in known and option not in lenient and (option, value) != ("candidates", 1):
             raise ValueError(f"the adapter {name} has no option {option}: leave it out")
     return {option: value for option, value in options.items() if option in known}
 

@@ -52,13 +52,13 @@ def chain(
     """Chains of `xmodal.commands.generate.generate`: step 1 in OUTPUT/1-image, step 2 in OUTPUT/2-audio, and so on.
 
     ``num`` results are made of each input in the first step, and one of each of those later. Options of pictures or of sounds
-    are those of the steps that make them.
+    are those of the steps that make them, candidates of those whose pipelines have them.
     """
     names = adapters(to, adapter)
 
     def make(number: int, kind: str, given: list[Any]) -> Iterator[Path]:
         others = {name for each, own in OWN.items() if each != kind for name in own}
-        mine = {name: value for name, value in options.items() if name not in others}
+        mine = {name: value for name, value in options.items() if name not in others} | {"lenient": ("candidates",)}
         folder = Path(output) / f"{number + 1}-{kind}"
         yield from generate(given, kind, folder, names[number], num if number == 0 else 1, **mine)
 

@@ -58,6 +58,8 @@ def together(parser: ArgumentParser, options: dict[str, Any]) -> Together | None
         parser.error("--resume, and -n but for --mix, are of no use where sounds are put together")
     if how.asked and options["position"]:
         parser.error("--position is of one sound's own picture: leave it out where sounds are put together, or cut to windows")
+    if how.asked and (options["candidates"] or 1) > 1:
+        parser.error("--candidates are one sound's own pictures: leave it out where sounds are put together, or cut to windows")
     if options["strength"] is not None and options["image"] is None:
         parser.error("--strength is that of --image")
     return how if how.asked else None
@@ -97,6 +99,7 @@ def combine(
     """Write what is asked for and yield the paths; errors as of the pipeline."""
     paths = [folder / name for name in targets(how, asked, num)]
     sounds = [each.content for each in asked]
+    call = {**call, "candidates": 1}  # of windows, too: all under the same noise
     if how.windows is not None:
         for sound, path in zip(sounds, paths, strict=True):
             yield _of_windows(pipe, sound, how.windows, how.video, path, seed, call)

@@ -59,6 +59,9 @@ def main(arguments: Sequence[str]) -> None:
     if score and options["candidates"] is None:
         options["candidates"] = 1  # what was chosen by CLIP would be judged by CLIP
     options["how"] = together(parser, options)
+    several = (options["candidates"] or 1) > 1
+    if several and options["memory"] is not None and "audio" in to:
+        raise ValueError("--memory cannot tell what --candidates need: leave one of them out")
     if options["adapter"] is None:
         _check_prompt(parser, options["prompt"])
     options["audio_length_in_s"] = options.pop("seconds")
@@ -73,6 +76,8 @@ def main(arguments: Sequence[str]) -> None:
     for name in names:
         if kind_of(find(name).class_path, name, options["trust"]).makes == "image":  # type: ignore[attr-defined]
             _check_prompt(parser, options["prompt"], name, options["trust"])
+    if several and not any(_takes(name, "candidates", options["trust"]) for name in names):
+        raise ValueError(f"none of {', '.join(names)} has candidates: leave --candidates out")
     failures: list[str] = []
 
     def failed(asked: Asked, error: Exception) -> None:
@@ -109,6 +114,7 @@ def generate(
     memory: str | None = None,
     quantize: str | None = None,
     how: Together | None = None,
+    lenient: Sequence[str] = (),
     failed: Failed | None = None,
     say: Callable[[str], None] | None = None,
     **options: Any,
@@ -129,6 +135,7 @@ def generate(
         memory: of the device, such as ``8GB``; precision, batch size and offloading are chosen to fit into it.
         quantize: ``int8`` or ``nf4``, see `xmodal.pipeline`.
         how: inputs that belong together, or long recordings; see `xmodal.commands.combining`.
+        lenient: options that a pipeline may lack.
         failed: hears of an input that cannot be read, and the others go on; by default its error is raised.
         say: hears what is passed over in folders.
         **options: of the pipeline's call: ``prompt``, ``negative_prompt``, ``image``, ``strength``, ``query``,
@@ -160,7 +167,7 @@ def generate(
         return
     for name in dict.fromkeys(names.values()):
         pipe = pipeline(name, trust=trust, device="cpu" if budget else device_named(device), quantize=quantize)
-        call = check_options(pipe, name, options) | how_many
+        call = check_options(pipe, name, options, lenient) | how_many
         size = fit_into(budget, pipe, name, device_named(device), batch_size, options, say)
         at_once = max(1, size // num)
         groups = _groups([each for each in asked if names[each] == name], at_once)
@@ -233,6 +240,12 @@ def _combined(
     check_together(how, asked, kind_of(find(name).class_path, name, trust))
     pipe = pipeline(name, trust=trust, device=device_named(device), quantize=quantize)
     yield from combine(pipe, how, asked, folder, num, seed, call)
+
+
+def _takes(name: str, option: str, trust: bool) -> bool:
+    """Whether the pipeline of an adapter has an option."""
+    kind: Any = kind_of(find(name).class_path, name, trust)
+    return option in signature(getattr(kind, "pipeline_class", kind).__call__).parameters
 
 
 def adapters_for(inputs: Sequence[str | Path], to: str, adapter: str | None = None, trust: bool = False) -> list[str]:

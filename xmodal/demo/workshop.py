@@ -9,6 +9,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from hashlib import sha256
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -135,6 +136,8 @@ class Workshop:
                 return self._results[key]
             pipe = self.pipe(name)
             call: dict[str, Any] = {**settings.call(to), "callback_on_step_end": step}
+            if "batch_size" in signature(type(pipe).__call__).parameters:
+                call["batch_size"] = Settings.LIMITS["count"][1]  # candidates are no reason for more memory
             if asked.modality == "text" and hasattr(pipe, "query"):  # said outright: a text that names a file is a text
                 call["query"] = "text" if getattr(pipe, "prior", None) is None else "prior"
             made = next(iter((pictures if to == "image" else waveforms)(pipe, settings.count, settings.seed, [asked], call)))
