@@ -260,30 +260,14 @@ class Pipeline(Shared, ABC):
 
             yield step
 
-    def chunks(
-        self, total: int, batch_size: int | None, generator: Generators, candidates: int = 1
-    ) -> Iterator[tuple[slice, Generators]]:
-        """Slices of at most ``batch_size`` of what is made, each with its part of the generators.
-
-        For each of ``total`` results ``candidates`` are made, in a row, each by a generator of its own that the result's seeds.
-        """
-        own = generator
-        if isinstance(generator, (list, tuple)):
-            if len(generator) != total:
-                raise ValueError(f"{len(generator)} generators for {total} results: give one for each, or a single one")
-            own = [child for each in generator for child in children(each, candidates)]
-        step = total * candidates if batch_size is None else batch_size
-        for start in range(0, total * candidates, max(step, 1)):
-            rows = slice(start, min(start + step, total * candidates))
-            yield rows, own[rows] if isinstance(own, list) else own
-
-
-def children(generator: torch.Generator, count: int) -> list[torch.Generator]:
-    """``count`` generators that this one seeds; of one it is itself."""
-    if count == 1:
-        return [generator]
-    seeds = torch.randint(2**62, (count,), generator=generator, device=generator.device).tolist()
-    return [torch.Generator(generator.device).manual_seed(seed) for seed in seeds]
+    def chunks(self, total: int, batch_size: int | None, generator: Generators) -> Iterator[tuple[slice, Generators]]:
+        """Slices of at most ``batch_size`` results, each with its part of the generators."""
+        if isinstance(generator, (list, tuple)) and len(generator) != total:
+            raise ValueError(f"{len(generator)} generators for {total} results: give one for each, or a single one")
+        step = total if batch_size is None else batch_size
+        for start in range(0, total, max(step, 1)):
+            rows = slice(start, min(start + step, total))
+            yield rows, list(generator[rows]) if isinstance(generator, (list, tuple)) else generator
 
 
 class Options:

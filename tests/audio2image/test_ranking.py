@@ -15,11 +15,11 @@ import xmodal
 from xmodal.__main__ import run
 from xmodal.adapter_task import AdapterTask
 from xmodal.audio2image import AudioToken, AudioTokenPipeline, LabelTextPipeline, PictureRanker
+from xmodal.diffusion.sampling import children
 from xmodal.foundation import clip, imagebind, wav2clip
 from xmodal.foundation.clip import ImageTower, TextTower
 from xmodal.foundation.wav2clip import Wav2CLIP
 from xmodal.miniature import world
-from xmodal.pipelines import children
 from xmodal.registry.build import late_parts
 
 ROOT = Path(__file__).parent.parent.parent

@@ -61,6 +61,9 @@ def test_options_go_to_the_steps_that_have_use_for_them(tmp_path: Path) -> None:
         ("image", "1-image", 2, {"prompt": "a {}", "steps": 3}),
         ("audio", "2-audio", 1, {"spectrogram": True, "steps": 3}),
     ]
+    calls.clear()
+    list(chain(generate, ["a.wav"], ("image", "audio"), tmp_path, candidates=3))
+    assert [options for *_, options in calls] == 2 * [{"candidates": 3, "lenient": ("candidates",)}]
 
 
 def test_baselines_stand_behind_what_was_trained() -> None:

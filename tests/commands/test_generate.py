@@ -150,7 +150,7 @@ def test_the_best_of_several_candidates_is_kept(tmp_path: Path) -> None:
     sounds = [torch.from_numpy(soundfile.read(tmp_path / name / "a.wav", dtype="float32")[0])[None] for name in ("one", "three")]
     one, three = (float(pipe.closeness(sound, pipe.encode([str(tmp_path / "a.png")]))) for sound in sounds)
     assert three >= one - 1e-3
-    with pytest.raises(ValueError, match="clipsonic-mini has no option candidates: leave it out"):
+    with pytest.raises(ValueError, match="none of clipsonic-mini has candidates: leave --candidates out"):
         run(["generate", "a bell", "--to", "audio", "--candidates", "2", "-o", str(tmp_path / "text")])
 
 

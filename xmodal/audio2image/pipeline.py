@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xmodal.audio2image.embedder import AudioTokenEmbedder
 from xmodal.audio2image.position import placed
-from xmodal.audio2image.ranking import PictureRanker
+from xmodal.audio2image.ranking import PictureRanker, own_generators
 from xmodal.data import values
 from xmodal.data.audio import load_audio, load_channels, resample
 from xmodal.data.pictures import read_pictures
@@ -319,8 +319,8 @@ class AudioTokenPipeline(Pipeline):
         tokens = self.encode(several, sampling_rate) if tokens is None else tokens.to(self.device)
         rows = [row for row in range(len(several)) for _ in range(num_images_per_prompt)]
         painted = [row for row in rows for _ in range(best_of)]
-        pixels = []
-        for part, noise in self.chunks(len(rows), batch_size, generator, best_of):
+        own, pixels = own_generators(generator, len(rows), best_of), []
+        for part, noise in self.chunks(len(painted), batch_size, own):
             chosen = painted[part]
             unwanted = [negatives[row] for row in chosen]
             with self.evaluating(), self.using(self.generator, self.adapter), self.progress(callback_on_step_end) as callback:

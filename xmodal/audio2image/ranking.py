@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xmodal.data.audio import resample
+from xmodal.diffusion.sampling import children
 from xmodal.foundation.base import AudioEncoder, Encoder, ImageEncoder, TextEncoder
 from xmodal.frozen import Frozen
+from xmodal.pipelines import Generators
 
 
 class PictureRanker(Frozen):
@@ -82,6 +84,18 @@ class PictureRanker(Frozen):
         places = near.argmax(1)
         rows = torch.arange(len(wanted), device=places.device)
         return pixels.unflatten(0, (len(wanted), -1))[rows, places]
+
+
+def own_generators(generator: Generators, results: int, candidates: int) -> Generators:
+    """A generator for each candidate of each result, which the result's own seeds; a single one for all stays as it is.
+
+    So a candidate depends on nothing else that is made with it. Raises ValueError for another number than ``results``.
+    """
+    if candidates == 1 or not isinstance(generator, (list, tuple)):
+        return generator
+    if len(generator) != results:
+        raise ValueError(f"{len(generator)} generators for {results} results: give one for each, or a single one")
+    return [child for each in generator for child in children(each, candidates)]
 
 
 def spaces(tower: Encoder) -> set[str]:

@@ -8,6 +8,8 @@ from inspect import signature
 from typing import Any
 
 from xmodal.commands.terminal import positive
+from xmodal.registry.adapters import find
+from xmodal.registry.build import kind_of
 
 
 def budget_options(parser: ArgumentParser, at_once: int) -> None:
@@ -29,6 +31,17 @@ def size_of(memory: str | None, together: bool) -> int:
     from xmodal.foundation.memory import parse  # torch
 
     return parse(memory)
+
+
+def check_candidates(to: Sequence[str], names: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Raise ValueError, before anything is computed, for several candidates that no adapter of a way has, or no budget knows."""
+    if (options["candidates"] or 1) == 1:
+        return
+    if options["memory"] is not None and "audio" in to:
+        raise ValueError("--memory cannot tell what --candidates need: leave one of them out")
+    kinds: list[Any] = [kind_of(find(name).class_path, name, options["trust"]) for name in names]
+    if not any("candidates" in signature(getattr(each, "pipeline_class", each).__call__).parameters for each in kinds):
+        raise ValueError(f"none of {', '.join(names)} has candidates: leave --candidates out")
 
 
 def check_options(pipe: Any, name: str, options: Mapping[str, Any], lenient: Sequence[str] = ()) -> dict[str, Any]:

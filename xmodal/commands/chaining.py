@@ -58,7 +58,9 @@ def chain(
 
     def make(number: int, kind: str, given: list[Any]) -> Iterator[Path]:
         others = {name for each, own in OWN.items() if each != kind for name in own}
-        mine = {name: value for name, value in options.items() if name not in others} | {"lenient": ("candidates",)}
+        mine = {name: value for name, value in options.items() if name not in others}
+        if options.get("candidates") is not None:
+            mine["lenient"] = ("candidates",)
         folder = Path(output) / f"{number + 1}-{kind}"
         yield from generate(given, kind, folder, names[number], num if number == 0 else 1, **mine)
 

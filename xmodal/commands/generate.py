@@ -10,7 +10,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from xmodal.commands.budget import budget_options, check_options, fit_into, size_of
+from xmodal.commands.budget import budget_options, check_candidates, check_options, fit_into, size_of
 from xmodal.commands.chaining import adapters, chain, closes, scores, steps, write_scores
 from xmodal.commands.combining import TOGETHER, Together, combine, together, weights
 from xmodal.commands.combining import check as check_together
@@ -56,12 +56,8 @@ def main(arguments: Sequence[str]) -> None:
     _check_use(parser, to, options)
     if score and not closes(options["inputs"], to):
         parser.error(f"--score compares a result with its input: --to {','.join(to)} does not end with what was given")
-    if score and options["candidates"] is None:
-        options["candidates"] = 1  # what was chosen by CLIP would be judged by CLIP
+    options["candidates"] = options["candidates"] or (1 if score else None)  # what CLIP chose would be judged by CLIP
     options["how"] = together(parser, options)
-    several = (options["candidates"] or 1) > 1
-    if several and options["memory"] is not None and "audio" in to:
-        raise ValueError("--memory cannot tell what --candidates need: leave one of them out")
     if options["adapter"] is None:
         _check_prompt(parser, options["prompt"])
     options["audio_length_in_s"] = options.pop("seconds")
@@ -76,8 +72,7 @@ def main(arguments: Sequence[str]) -> None:
     for name in names:
         if kind_of(find(name).class_path, name, options["trust"]).makes == "image":  # type: ignore[attr-defined]
             _check_prompt(parser, options["prompt"], name, options["trust"])
-    if several and not any(_takes(name, "candidates", options["trust"]) for name in names):
-        raise ValueError(f"none of {', '.join(names)} has candidates: leave --candidates out")
+    check_candidates(to, names, options)
     failures: list[str] = []
 
     def failed(asked: Asked, error: Exception) -> None:
@@ -153,27 +148,26 @@ def generate(
     folder = Path(output)
     names = {each: adapter or route(to, each.modality) for each in asked}
     targets = {each: [folder / name for name in _names(each, num, "png" if to == "image" else "wav")] for each in asked}
-    for each in asked:
-        _check_not_inputs(each, targets[each])
-        _check_name(targets[each][-1], spectrogram)
+    for each, own in targets.items():
+        _check_files(each, own, spectrogram)
     folder.mkdir(parents=True, exist_ok=True)
     visit(folder)
-    options = {name: value for name, value in options.items() if value is not None}
+    given = {**options, "num_inference_steps": steps, "guidance_scale": guidance}
+    options = {name: value for name, value in given.items() if value is not None}
     make = pictures if to == "image" else waveforms
-    how_many = {"num_inference_steps": steps, "guidance_scale": guidance}
     if how is not None:
-        call = {**options, **how_many, "batch_size": batch_size}
+        call = options | {"batch_size": batch_size}
         yield from _combined(how, asked, names[asked[0]], trust, device, quantize, folder, num, seed, call)
         return
     for name in dict.fromkeys(names.values()):
         pipe = pipeline(name, trust=trust, device="cpu" if budget else device_named(device), quantize=quantize)
-        call = check_options(pipe, name, options, lenient) | how_many
+        call = check_options(pipe, name, options, lenient)
         size = fit_into(budget, pipe, name, device_named(device), batch_size, options, say)
         at_once = max(1, size // num)
         groups = _groups([each for each in asked if names[each] == name], at_once)
         mine = [each for group in groups if not (resume and all(_done(targets[one]) for one in group)) for each in group]
-        own = {"batch_size": size} if "batch_size" in signature(type(pipe).__call__).parameters else {}
-        for each, made in _made(partial(make, pipe, num, seed), mine, at_once, call | own, failed):
+        call |= {"batch_size": size} if "batch_size" in signature(type(pipe).__call__).parameters else {}
+        for each, made in _made(partial(make, pipe, num, seed), mine, at_once, call, failed):
             if resume and _done(targets[each]):
                 continue  # made again beside what was missing, and the same
             try:
@@ -240,12 +234,6 @@ def _combined(
     check_together(how, asked, kind_of(find(name).class_path, name, trust))
     pipe = pipeline(name, trust=trust, device=device_named(device), quantize=quantize)
     yield from combine(pipe, how, asked, folder, num, seed, call)
-
-
-def _takes(name: str, option: str, trust: bool) -> bool:
-    """Whether the pipeline of an adapter has an option."""
-    kind: Any = kind_of(find(name).class_path, name, trust)
-    return option in signature(getattr(kind, "pipeline_class", kind).__call__).parameters
 
 
 def adapters_for(inputs: Sequence[str | Path], to: str, adapter: str | None = None, trust: bool = False) -> list[str]:
@@ -386,17 +374,13 @@ def _check_stems(asked: Sequence[Asked]) -> None:
             )
 
 
-def _check_name(target: Path, spectrogram: bool) -> None:
-    """Raise ValueError, before anything is computed, for a result whose name no file system takes."""
-    longest = target.with_suffix(".spectrogram.png") if spectrogram else target
+def _check_files(asked: Asked, targets: Sequence[Path], spectrogram: bool) -> None:
+    """Raise ValueError for a result whose name no file system takes, or where a video's copy would take the video's own place."""
+    longest = targets[-1].with_suffix(".spectrogram.png") if spectrogram else targets[-1]
     if (size := len(longest.name.encode(errors="surrogateescape"))) > LONGEST_NAME:
         raise ValueError(
             f"the name of {longest.name[:40]!r} and so on has {size} bytes, more than files may have: rename the input"
         )
-
-
-def _check_not_inputs(asked: Asked, targets: Sequence[Path]) -> None:
-    """Raise ValueError where the copy of a video would take the place of the video itself."""
     if asked.modality == "video" and Path(asked.content).resolve() in [_copy(target, asked).resolve() for target in targets]:
         raise ValueError(f"the result would take the place of the input {asked.content}: give another --output folder")
 

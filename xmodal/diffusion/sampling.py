@@ -20,6 +20,14 @@ Model = Callable[[Tensor, Tensor], Tensor]
 """``(latents (B, ...), timestep ()) -> prediction (B, ...)``."""
 
 
+def children(generator: torch.Generator, count: int) -> list[torch.Generator]:
+    """``count`` generators that this one seeds; of one it is itself."""
+    if count == 1:
+        return [generator]
+    seeds = torch.randint(2**62, (count,), generator=generator, device=generator.device).tolist()
+    return [torch.Generator(generator.device).manual_seed(seed) for seed in seeds]
+
+
 def draw_noise(shape: Sequence[int], generator: Generators = None, device: torch.device | str = "cpu") -> Tensor:
     """Standard normal float32 of ``shape`` on ``device``.
 
