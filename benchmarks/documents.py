@@ -63,16 +63,16 @@ def seen() -> Iterator[Place]:
     factors = ("thing", "size", "count")
     for row, cells in table.items():
         yield gaps("README.md", row, [spoken(cells[factor], 1) for factor in factors])
+    best = {way: next(row for row in table if row.startswith(f"{way}, best of")) for way in ("captions", "sounds")}
     for row, text in (
         ("sounds", "sounds give {} for the thing, {} for the size, {} for the count,"),
-        ("sounds, best of 4", "the best of four {}, {} and {}; captions"),
+        (best["sounds"], "the best of four {}, {} and {}; captions"),
         ("captions (ceiling)", "captions {}, {} and {}; the best of"),
-        ("captions, best of 4", "four {}, {} and {}. The captions'"),
+        (best["captions"], "four {}, {} and {}. The captions'"),
     ):
         yield Place("README.md", text, tuple(spoken(heldout[row][factor], 1) for factor in factors))
     kept = (bare(table["real pictures, through the VAE"]["thing"]), f"{load('audiotoken_mini_test')['vae_psnr_db']:.1f}")
     yield Place("docs/miniature.md", "it leaves {} % of the things of 256 real pictures recognisable, at {} dB PSNR", kept)
-    best = {way: next(row for row in table if row.startswith(f"{way}, best of")) for way in ("captions", "sounds")}
     captions, sounds = (spoken(table[best[way]]["thing"], 1) for way in ("captions", "sounds"))
     row = "| sound | picture | `audiotoken-mini` | {} | the painter told a caption (ceiling) | {} |"
     yield Place("docs/any_to_any.md", row, (sounds, captions))

@@ -222,6 +222,16 @@ class Pipeline(Shared, ABC):
             for module in learning:
                 module.training = True
 
+    def built(self, name: str) -> Any:
+        """A part that may be given as what builds it: built when it is first asked for, and put where the others are."""
+        part = getattr(self, name)
+        if not isinstance(part, nn.Module):
+            part = part()
+            if self._offload is None:
+                part.to(self.device)
+            setattr(self, name, part)
+        return part
+
     # ---- the controls of a call
 
     @property

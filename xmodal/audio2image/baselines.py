@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xmodal.audio2image.bridges import NoAdapter, PictureSpace
 from xmodal.audio2image.pipeline import AudioTokenOutput, AudioTokenPipeline, Sound, check_places, ranker_of, told
-from xmodal.audio2image.ranking import PictureRanker
+from xmodal.audio2image.ranking import PictureRanker, check_ear
 from xmodal.foundation.base import Adapter, AudioEncoder, Classifier, EmbeddingPainter, ImageGenerator
 from xmodal.pipelines import Callback, Generators, Options, Pipeline, join, one_each
 
@@ -28,9 +28,7 @@ def check_spaces(encoder: AudioEncoder, generator: EmbeddingPainter, adapter: Ad
         return
     heard, painted = encoder.picture_space, generator.picture_space
     mend = "or learn the way with xmodal.audio2image.LinearBridge"
-    if heard is None:
-        ears = "Wav2CLIP, ImageBind's AudioTower or another that was trained to pictures"
-        raise ValueError(f"the embedding of {type(encoder).__name__} does not lie with pictures: take {ears}, {mend}")
+    check_ear(encoder, f", {mend}")
     if heard and painted and heard != painted:
         raise ValueError(
             f"{type(encoder).__name__} hears in the space of {heard}, but the painter sees in that of {painted}: take the "

@@ -206,12 +206,9 @@ class AudioTokenPipeline(Pipeline):
         if self.ranker is None:
             lacks = f"{type(self).__name__} has no ranker, which would choose from candidates"
             raise ValueError(f"{lacks}: add one (docs/audio2image.md), or leave candidates out")
-        if not isinstance(self.ranker, PictureRanker):
-            self.ranker = self.ranker()
-            if self._offload is None:
-                self.ranker.to(self.device)
-        self.check_ranker(self.ranker)
-        return self.ranker
+        ranker: PictureRanker = self.built("ranker")
+        self.check_ranker(ranker)
+        return ranker
 
     def check_ranker(self, ranker: PictureRanker) -> None:
         """Raise ValueError for a ranker that cannot be asked with what this pipeline is given."""
@@ -222,6 +219,20 @@ class AudioTokenPipeline(Pipeline):
         """What candidates are compared with, (B, d): of the sounds, as far as the encoder hears them, or of the prompts."""
         heard = torch.stack([self.waveform(sound, sampling_rate) for sound in sounds]).to(self.device)
         return ranker.heard(heard, self.encoder.sample_rate)
+
+    def _keeper(
+        self, sounds: list[Any], prompts: list[str], sampling_rate: int | None, rows: list[int]
+    ) -> Callable[[Tensor, int | None], Tensor]:
+        """What keeps the best picture of each row; what is wanted is heard or read here, before anything is painted."""
+        ranker = self.built_ranker()
+        with self.evaluating(), self.using(ranker):
+            wanted = self.wanted(ranker, sounds, prompts, sampling_rate)[rows]
+
+        def keep(pixels: Tensor, batch_size: int | None) -> Tensor:
+            with self.evaluating(), self.using(ranker):
+                return ranker.best(pixels, wanted, batch_size)
+
+        return keep
 
     def mix(self, sounds: Sequence[Sound], weights: Sequence[float] | None = None, sampling_rate: int | None = None) -> Tensor:
         """What several sounds become together: the weighted mean of their pseudo-words, (1, ...) as of :meth:`encode`.
@@ -314,10 +325,10 @@ class AudioTokenPipeline(Pipeline):
         check_finite(strength=strength)
         if position:
             prompts = self._placed(prompts, several if tokens is None else None, sampling_rate)
-        ranker = self.built_ranker() if best_of > 1 else None
+        rows = [row for row in range(len(several)) for _ in range(num_images_per_prompt)]
+        keep = self._keeper(several, prompts, sampling_rate, rows) if best_of > 1 else None
         shown = None if image is None else self._pictures(image, len(several))
         tokens = self.encode(several, sampling_rate) if tokens is None else tokens.to(self.device)
-        rows = [row for row in range(len(several)) for _ in range(num_images_per_prompt)]
         painted = [row for row in rows for _ in range(best_of)]
         own, pixels = own_generators(generator, len(rows), best_of), []
         for part, noise in self.chunks(len(painted), batch_size, own):
@@ -334,10 +345,8 @@ class AudioTokenPipeline(Pipeline):
                         callback=callback, **given, **changed,
                     )  # fmt: skip
             pixels.append(checked(made, "picture"))
-        if ranker is not None:
-            with self.evaluating(), self.using(ranker):
-                wanted = self.wanted(ranker, several, prompts, sampling_rate)[rows]
-                pixels = [ranker.best(torch.cat(pixels), wanted, batch_size)]
+        if keep is not None:
+            pixels = [keep(torch.cat(pixels), batch_size)]
         return AudioTokenOutput(_as(torch.cat(pixels), output_type), tokens)
 
 

@@ -43,9 +43,8 @@ class PictureRanker(Frozen):
         if not isinstance(eye, ImageEncoder) or not isinstance(reader, AudioEncoder | TextEncoder):
             found = f"a {type(eye).__name__} and a {type(reader).__name__}"
             raise ValueError(f"a ranker is of an ImageEncoder and of an AudioEncoder or TextEncoder, not of {found}")
-        if isinstance(reader, AudioEncoder) and reader.picture_space is None:
-            ears = "Wav2CLIP, ImageBind's AudioTower or another that was trained to pictures"
-            raise ValueError(f"the embedding of {type(reader).__name__} does not lie with pictures: take {ears}")
+        if isinstance(reader, AudioEncoder):
+            check_ear(reader)
         if eye.dim != reader.dim:
             raise ValueError(
                 f"{type(reader).__name__} gives embeddings of {reader.dim} numbers, but {type(eye).__name__} of {eye.dim}: "
@@ -84,6 +83,13 @@ class PictureRanker(Frozen):
         places = near.argmax(1)
         rows = torch.arange(len(wanted), device=places.device)
         return pixels.unflatten(0, (len(wanted), -1))[rows, places]
+
+
+def check_ear(encoder: AudioEncoder, mend: str = "") -> None:
+    """Raise ValueError for an ear whose embeddings do not lie with pictures; ``mend`` is what else would help."""
+    if encoder.picture_space is None:
+        ears = "Wav2CLIP, ImageBind's AudioTower or another that was trained to pictures"
+        raise ValueError(f"the embedding of {type(encoder).__name__} does not lie with pictures: take {ears}{mend}")
 
 
 def own_generators(generator: Generators, results: int, candidates: int) -> Generators:

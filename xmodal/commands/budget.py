@@ -11,6 +11,8 @@ from xmodal.commands.terminal import positive
 from xmodal.registry.adapters import find
 from xmodal.registry.build import kind_of
 
+UNKNOWN = "--memory cannot tell what --candidates need: leave one of them out"
+
 
 def budget_options(parser: ArgumentParser, at_once: int) -> None:
     """What a generation may take."""
@@ -38,20 +40,17 @@ def check_candidates(to: Sequence[str], names: Sequence[str], options: Mapping[s
     if (options["candidates"] or 1) == 1:
         return
     if options["memory"] is not None and "audio" in to:
-        raise ValueError("--memory cannot tell what --candidates need: leave one of them out")
+        raise ValueError(UNKNOWN)
     kinds: list[Any] = [kind_of(find(name).class_path, name, options["trust"]) for name in names]
     if not any("candidates" in signature(getattr(each, "pipeline_class", each).__call__).parameters for each in kinds):
         raise ValueError(f"none of {', '.join(names)} has candidates: leave --candidates out")
 
 
 def check_options(pipe: Any, name: str, options: Mapping[str, Any], lenient: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the options of a call; raises ValueError for one that an adapter's pipeline does not have, but for ``lenient`` ones.
-
-    One candidate is what a pipeline without candidates makes anyway.
-    """
+    """Return the options of a call; raises ValueError for one that a pipeline does not have, but for ``lenient`` ones."""
     known = signature(type(pipe).__call__).parameters
-    for option, value in options.items():
-        if option not in known and option not in lenient and (option, value) != ("candidates", 1):
+    for option in options:
+        if option not in known and option not in lenient:
             raise ValueError(f"the adapter {name} has no option {option}: leave it out")
     return {option: value for option, value in options.items() if option in known}
 
@@ -76,7 +75,7 @@ def fit_into(
     if not hasattr(generator, "activations"):
         raise ValueError(f"--memory cannot tell what {name} needs, only what Stable Diffusion and AudioLDM do: leave it out")
     if pipe.makes == "audio" and options.get("candidates", 1) > 1:
-        raise ValueError("--memory cannot tell what --candidates need: leave one of them out")
+        raise ValueError(UNKNOWN)
     if pipe.makes == "image" and (options.get("candidates") or getattr(pipe, "candidates", 1)) > 1:
         pipe.built_ranker()  # its weights count, too
     length = options.get("audio_length_in_s")

@@ -99,7 +99,8 @@ def combine(
     """Write what is asked for and yield the paths; errors as of the pipeline."""
     paths = [folder / name for name in targets(how, asked, num)]
     sounds = [each.content for each in asked]
-    call = {**call, "candidates": 1}  # of windows, too: all under the same noise
+    if "candidates" in _options(type(pipe)):
+        call = {**call, "candidates": 1}  # of windows, too: all under the same noise
     if how.windows is not None:
         for sound, path in zip(sounds, paths, strict=True):
             yield _of_windows(pipe, sound, how.windows, how.video, path, seed, call)

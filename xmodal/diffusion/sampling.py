@@ -21,9 +21,7 @@ Model = Callable[[Tensor, Tensor], Tensor]
 
 
 def children(generator: torch.Generator, count: int) -> list[torch.Generator]:
-    """``count`` generators that this one seeds; of one it is itself."""
-    if count == 1:
-        return [generator]
+    """``count`` generators that this one seeds."""
     seeds = torch.randint(2**62, (count,), generator=generator, device=generator.device).tolist()
     return [torch.Generator(generator.device).manual_seed(seed) for seed in seeds]
 

@@ -243,9 +243,8 @@ class V2AMapperPipeline(Pipeline):
     def _built_target(self) -> AudioEncoder:
         if self.target is None:
             raise ValueError("this pipeline has no target encoder")
-        if not isinstance(self.target, AudioEncoder):
-            self.target = self.target().to(self.device)
-        return self.target
+        target: AudioEncoder = self.built("target")
+        return target
 
     def closeness(self, waveforms: Tensor, embeddings: Tensor) -> Tensor:
         """Cosine (N,) of what the target encoder hears in sounds (N, T) and the embeddings (N, d2) they were made from."""
