@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests.forks import Forks
 from xmodal.data import index
 from xmodal.data.claims import CLAIM, STALE
 from xmodal.data.features import FeatureStore, Key, Shard, stores
@@ -393,24 +394,28 @@ def test_killed_thirty_times_it_ends_with_the_same_bytes(tmp_path: Path) -> None
     whole.extract(CLIPS, compute, rows_per_shard=2)
     random, kills = Random(0), 0
     broken = tmp_path / "broken"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for _ in range(30):
-        process = subprocess.Popen([sys.executable, "-c", EXTRACT, str(broken)], env=environment)
-        seen = len(list(broken.rglob("*.safetensors")))
-        deadline = time.monotonic() + 60
-        # Kill soon after it has written something, at a moment that it cannot know.
-        while len(list(broken.rglob("*.safetensors"))) == seen and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.0005)
-        time.sleep(random.uniform(0, 0.004))
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
-        for path in broken.rglob("*.safetensors"):
-            Shard(path).verify()
-        if len(list(broken.rglob("*.safetensors"))) >= 45:  # nearly done: take a few away, so that all thirty kills count
-            for path in sorted(broken.rglob("*.safetensors"))[::3]:
-                path.unlink()
+    with Forks(["tests.data.test_features"], PYTHONPATH=str(ROOT)) as forks:
+        for _ in range(30):
+            forks.start(["extract", str(broken)], tmp_path, EXTRACT)
+            seen = len(list(broken.rglob("*.safetensors")))
+            deadline = time.monotonic() + 60
+            # Kill soon after it has written something, at a moment that it cannot know.
+            while len(list(broken.rglob("*.safetensors"))) == seen and forks.running() and time.monotonic() < deadline:
+                time.sleep(0.0005)
+            time.sleep(random.uniform(0, 0.004))
+            forks.kill()
+            kills += forks.wait() == -signal.SIGKILL
+            for path in broken.rglob("*.safetensors"):
+                Shard(path).verify()
+            if len(list(broken.rglob("*.safetensors"))) >= 45:  # nearly done: take a few away, so that all thirty kills count
+                for path in sorted(broken.rglob("*.safetensors"))[::3]:
+                    path.unlink()
+        for claim in broken.rglob(f".*{CLAIM}"):
+            if not claim.read_bytes():  # killed before it had signed, and free when STALE seconds have gone: as if they had
+                os.utime(claim, (0, 0))
+        forks.start(["extract", str(broken)], tmp_path, EXTRACT)
+        assert forks.wait() == 0
     assert kills >= 25
-    subprocess.run([sys.executable, "-c", EXTRACT, str(broken)], check=True, env=environment)
     assert contents(FeatureStore(broken, KEY)) == contents(whole)
 
 
