@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "routes": {"pipelines", "adapter_task", "registry"},
     "evaluation": {"evaluation", "metrics", "data", "files", "registry", "task", "foundation.base"},
     "miniature": {"miniature", "foundation", "task", "frozen", "files", "data", "diffusion", "metrics"}
-    | {"registry.adapters", "registry.lazy"},
+    | {"registry.adapters", "registry.checkpoint", "registry.lazy"},
     "commands": {
         "",
         "__main__",

@@ -1,4 +1,4 @@
-"""The deeper decoder and the painter: what they begin as, what CLIP tells them, and that what is written loads as any card."""
+"""The wider VAE, the deeper decoder, the painter: what they begin as, what CLIP tells them, and that what is written loads."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from lightning.pytorch import Trainer
 from xmodal.foundation.stable_diffusion import StableDiffusion
 from xmodal.miniature import world
 from xmodal.miniature.data import World
-from xmodal.miniature.training import TrainDecoder, TrainDiffusion
-from xmodal.miniature.training.pictures import _seen_apart
+from xmodal.miniature.training import TrainDecoder, TrainDiffusion, TrainWiderVAE
+from xmodal.miniature.training.autoencoders import seen_apart
+from xmodal.miniature.training.zoo import autoencoder
 
 WEIGHTS = Path(world.__file__).parent / "weights" / "stable_diffusion"
 
@@ -25,28 +26,32 @@ def folder(tmp_path: Path) -> Path:
     return Path(shutil.copytree(WEIGHTS, tmp_path / "stable_diffusion"))
 
 
+def read_vae(folder: Path) -> Any:
+    return AutoencoderDC.from_pretrained(folder / "vae", torch_dtype=torch.float32, low_cpu_mem_usage=False)
+
+
 def decoder(folder: Path, **options: Any) -> TrainDecoder:
     torch.manual_seed(0)
     return TrainDecoder(output=folder, painter=folder, optimizer=lambda rows: torch.optim.AdamW(rows, 1e-3), **options)
 
 
 def test_further_blocks_begin_as_the_identity(folder: Path) -> None:
-    before = AutoencoderDC.from_pretrained(folder / "vae", torch_dtype=torch.float32, low_cpu_mem_usage=False)
+    before = read_vae(folder)
     layers = [count + 1 if level else 0 for level, count in enumerate(before.config["decoder_layers_per_block"])]
     after: Any = decoder(folder, layers_per_block=layers).net["vae"]
     assert sum(p.numel() for p in after.decoder.parameters()) > sum(p.numel() for p in before.decoder.parameters())
-    latents = torch.randn(2, 4, 16, 16)
+    latents = torch.randn(2, before.config.latent_channels, 16, 16)
     with torch.no_grad():
         assert torch.allclose(after.decode(latents).sample, before.decode(latents).sample, atol=1e-5)
 
 
 def test_a_decoder_is_written_under_the_same_encoder(folder: Path) -> None:
-    before = AutoencoderDC.from_pretrained(folder / "vae", torch_dtype=torch.float32, low_cpu_mem_usage=False)
+    before = read_vae(folder)
     task = decoder(folder, adversarial=0.1)
     data = World(["pixels"], ["pixels", "full_caption"], train_count=16, val_count=8, batch_size=8)
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     Trainer(max_steps=2, accelerator="cpu", enable_model_summary=False, **quiet).fit(task, data)
-    written = AutoencoderDC.from_pretrained(folder / "vae", torch_dtype=torch.float32, low_cpu_mem_usage=False)
+    written = read_vae(folder)
     for name, value in before.encoder.state_dict().items():
         assert torch.equal(written.encoder.state_dict()[name], value), name
     assert written.config["scaling_factor"] == before.config["scaling_factor"]
@@ -72,7 +77,8 @@ def test_what_is_painted_is_nearer_the_less_was_hidden(folder: Path) -> None:
 
 def test_the_critic_and_the_decoder_learn_from_their_own_words(folder: Path) -> None:
     task = decoder(folder, adversarial=1.0).train()
-    batch = {"pixels": torch.rand(2, 3, 64, 64), "latents": torch.randn(2, 4, 16, 16), "painted": torch.randn(2, 4, 16, 16)}
+    latents, painted = torch.randn(2, 2, read_vae(folder).config.latent_channels, 16, 16)
+    batch = {"pixels": torch.rand(2, 3, 64, 64), "latents": latents, "painted": painted}
     terms = task.losses(batch)
     parts: Any = task.net
 
@@ -98,7 +104,7 @@ def test_clip_tells_the_decoder_what_a_picture_shows(folder: Path) -> None:
     assert not any(weight.requires_grad for weight in task.eyes.parameters())
     assert not any("eyes" in name for name, _ in task.trained.named_parameters())
     near, far = ((pixels + 0.02).clamp(0, 1), pixels.roll(1, 0))
-    apart = [_seen_apart(task.eyes.patches(other), made["seen"]).item() for other in (pixels, near, far)]
+    apart = [seen_apart(task.eyes.patches(other), made["seen"]).item() for other in (pixels, near, far)]
     assert apart[0] == pytest.approx(0, abs=1e-5)
     assert 0 < 5 * apart[1] < apart[2] < 4
 
@@ -144,3 +150,61 @@ def test_a_painter_trained_on_begins_as_the_one_that_was_exported(tmp_path: Path
             assert all(torch.equal(value, trained[key]) for key, value in parts[name].state_dict().items()), name
     with pytest.raises(ValueError, match="unet has other sizes than the recipe"):
         TrainDiffusion(output=tmp_path / "painter", weights=WEIGHTS, block_out_channels=(32, 96, 160), **options)
+
+
+def wider(folder: Path, **options: Any) -> TrainWiderVAE:
+    torch.manual_seed(0)
+    adam = lambda rows: torch.optim.AdamW(rows, 1e-3)  # noqa: E731
+    return TrainWiderVAE(output=folder, vae=folder / "vae", optimizer=adam, **options)
+
+
+def test_a_wider_vae_begins_as_the_narrow_one(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    autoencoder((16, 32, 64), (0, 1, 2), 4).save_pretrained(tmp_path / "vae")  # with its shortcuts, as vae.yaml trains it
+    narrow: Any = read_vae(tmp_path)
+    assert narrow.config.encoder_out_shortcut
+    assert narrow.config.decoder_in_shortcut
+    vae: Any = wider(tmp_path, channels=3).net
+    pixels = torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        known, latents = narrow.encode(pixels).latent, vae.encode(pixels).latent
+        assert latents.shape == (2, 7, 16, 16)
+        assert torch.allclose(latents[:, :4], known, atol=1e-5)
+        assert latents[:, 4:].std() > 0.01  # there is something to learn from
+        assert torch.allclose(vae.decode(latents).sample, narrow.decode(known).sample, atol=1e-5)
+    with pytest.raises(ValueError, match="channels is 0, but expected"):
+        wider(tmp_path, channels=0)
+
+
+def test_a_wider_vae_is_tied_to_the_narrow_one_and_written_for_its_painter(folder: Path) -> None:
+    narrow = read_vae(folder)
+    known = narrow.config.latent_channels
+    task = wider(folder, channels=2, perceptual=1.0).train()
+    data = World(["pixels"], ["pixels"], train_count=16, val_count=8, batch_size=8)
+    pixels = torch.stack([clip["pixels"] for clip in (data.clips("train", ("pixels",))[i] for i in range(8))])
+    terms = task.losses({"pixels": pixels, **task.features({"pixels": pixels})})
+    assert set(terms) == {"l2", "l1", "edges", "tie", "shrink", "perceptual"}
+    assert terms["tie"].item() == pytest.approx(0, abs=1e-6)
+    vae: Any = task.net
+    (grad,) = torch.autograd.grad(sum(terms.values()), vae.decoder.conv_in.weight)  # type: ignore[arg-type]
+    assert grad[:, known:].abs().sum() > 0  # the decoder begins to listen to what is new
+    assert not any("narrow" in name or "eyes" in name for name, _ in task.trained.named_parameters())
+
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    Trainer(max_steps=2, accelerator="cpu", enable_model_summary=False, **quiet).fit(task, data)
+    written = read_vae(folder)
+    assert written.config.latent_channels == known + 2
+    assert written.config.scaling_factor == narrow.config.scaling_factor
+    with torch.no_grad():
+        latents = written.encode(pixels * 2 - 1).latent
+        assert (latents[:, :known] - narrow.encode(pixels * 2 - 1).latent).abs().mean() < 0.1 * latents[:, :known].std()
+
+    adam = lambda rows: torch.optim.AdamW(rows, 1e-3)  # noqa: E731
+    painter: Any = TrainDiffusion(output=folder, vae=folder / "vae", weights=folder, optimizer=adam).net
+    shipped = StableDiffusion(str(WEIGHTS))
+    noisy, timesteps, states = torch.randn(2, known + 2, 16, 16), torch.tensor([10, 900]), torch.randn(2, 5, 128)
+    with torch.no_grad():
+        told = painter["unet"](noisy, timesteps, states).sample
+        expected = shipped.unet(noisy[:, :known], timesteps, states).sample
+    assert torch.allclose(told[:, :known], expected, atol=1e-5)
+    assert not told[:, known:].any()

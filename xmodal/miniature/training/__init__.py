@@ -6,7 +6,8 @@ Nothing is imported before a class is asked for: a task of pictures needs none o
 from xmodal.registry.lazy import lazily
 
 _HOMES = {
-    "TrainVAE": "pictures", "TrainDecoder": "pictures", "TrainDiffusion": "pictures",
+    "TrainVAE": "autoencoders", "TrainWiderVAE": "autoencoders", "TrainDecoder": "autoencoders",
+    "TrainDiffusion": "pictures",
     "TrainHearing": "taggers", "TrainSeeing": "taggers",
     "TrainMelVAE": "sounds", "TrainVocoder": "sounds", "TrainAudioLDM": "sounds",
     "TrainCLIP": "embeddings", "TrainCLAP": "embeddings",
