@@ -21,6 +21,15 @@ def test_the_right_answer_costs_nothing_and_another_does(kind: str) -> None:
     torch.testing.assert_close(wrong, torch.tensor(4.0))
 
 
+def test_errors_count_by_their_weight() -> None:
+    scheduler, weight = DDPMScheduler(), torch.zeros(len(LATENTS), *[1] * (LATENTS.dim() - 1))
+    weight[0] = 3
+    halves = torch.ones_like(LATENTS)
+    halves[0] = 2
+    loss = denoising_loss(lambda noisy, t: NOISE + halves, scheduler, LATENTS, NOISE, TIMESTEPS, weight=weight)
+    assert loss.item() == pytest.approx(3 * 4 / len(LATENTS))
+
+
 def test_the_model_sees_the_forward_process() -> None:
     scheduler, seen = DDPMScheduler(), []
     denoising_loss(lambda *given: seen.append(given) or given[0], scheduler, LATENTS, NOISE, TIMESTEPS)

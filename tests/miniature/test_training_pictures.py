@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from diffusers import AutoencoderDC
 from lightning.pytorch import Trainer
+from torch import Tensor
 
 from xmodal.foundation.stable_diffusion import StableDiffusion
 from xmodal.miniature import world
 from xmodal.miniature.data import World
-from xmodal.miniature.training import TrainDecoder, TrainDiffusion, TrainWiderVAE
+from xmodal.miniature.training import TrainDecoder, TrainDiffusion, TrainWiderVAE, pictures
 from xmodal.miniature.training.autoencoders import seen_apart
+from xmodal.miniature.training.pictures import _edges
 from xmodal.miniature.training.zoo import autoencoder
 
 WEIGHTS = Path(world.__file__).parent / "weights" / "stable_diffusion"
@@ -137,6 +140,51 @@ def test_clip_tells_the_painter_where_its_guess_shows_something_else() -> None:
     assert torch.autograd.grad(terms["perceptual"], last)[0].abs().sum() > 0
     assert not any(weight.requires_grad for frozen in (task.eyes, task.vae) for weight in frozen.parameters())
     assert not any("eyes" in name or "vae" in name for name, _ in task.trained.named_parameters())
+
+
+def test_edges_say_where_something_is_drawn() -> None:
+    pixels = torch.full((2, 3, 64, 64), 0.2)
+    pixels[0, :, 8:16, 8:16] = 0.9  # small
+    pixels[1, :, 8:56, 8:56] = 0.9  # large
+    edges = _edges(pixels, 16)
+    assert edges.shape == (2, 1, 16, 16)
+    assert torch.allclose(edges.mean((2, 3)), torch.ones(2, 1))
+    assert edges[0, 0, 3, 3] > 2 * edges[1, 0, 3, 3] > 2  # the same corner: the less there is else, the more it counts
+    assert edges[0, 0, 10:, 10:].max() < 1e-3
+    assert _edges(torch.full((1, 3, 64, 64), 0.5), 16).max() == 0  # nothing there: no division by it
+
+
+def test_details_count_where_the_noise_shows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    clips = World(["pixels"], train_count=8).clips("train", ("pixels",))
+    pixels = torch.stack([clips[i]["pixels"] for i in range(8)])
+    adam = lambda rows: torch.optim.AdamW(rows, 1e-3)  # noqa: E731
+    task = TrainDiffusion(output=Path("unused"), vae=WEIGHTS / "vae", detail=0.5, optimizer=adam)
+    batch = {"caption": ["a bell"] * 8, "factors": torch.zeros(8, len(world.FACTORS), dtype=torch.long)}
+    batch |= task.features({"pixels": pixels})
+    parts: Any = task.published
+    wrong = batch["edges"] > 1  # the error is 1 where something is drawn, 0 elsewhere
+
+    def loss(timestep: int, detail: float) -> float:
+        task.detail = detail
+        drawn: dict[str, Tensor] = {}
+
+        def noised(latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+            drawn["target"] = task.scheduler.get_velocity(latents, noise, timesteps)
+            return latents
+
+        monkeypatch.setattr(pictures, "draw_timesteps", lambda *given: torch.full((8,), timestep))
+        monkeypatch.setattr(task.scheduler, "add_noise", noised)
+        answer = lambda *given: SimpleNamespace(sample=drawn["target"] + wrong)  # noqa: E731
+        monkeypatch.setattr(parts["unet"], "forward", answer)
+        return task.eval().losses(batch)["denoising"].item()
+
+    area = wrong.float().mean().item()
+    assert loss(999, 0.0) == loss(999, 0.5) == pytest.approx(area, rel=1e-4)  # all is hidden
+    assert loss(0, 0.0) == pytest.approx(area, rel=1e-4)
+    share = (batch["edges"] * wrong).mean().item()
+    assert loss(0, 0.5) == pytest.approx((area + share) / 2, rel=1e-2)
+    assert share > 2 * area
 
 
 def test_a_painter_trained_on_begins_as_the_one_that_was_exported(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def denoising_loss(
     noise: Tensor | None = None,
     timesteps: Tensor | None = None,
     generator: torch.Generator | None = None,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Mean squared error in float32 between the model's answer and its target, as a scalar.
 
@@ -55,6 +56,7 @@ def denoising_loss(
         latents: clean and scaled (B, ...).
         noise, timesteps: drawn here unless given; timesteps are uniform integers (B,).
         generator: source of what is drawn.
+        weight: of each squared error, as far as it broadcasts to (B, ...); 1 for all unless given.
     """
     latents = latents.float()
     noise = draw_noise(latents.shape, generator, latents.device) if noise is None else noise.float()
@@ -62,4 +64,5 @@ def denoising_loss(
         timesteps = draw_timesteps(scheduler, len(latents), generator, latents.device)
     prediction = model_call(scheduler.add_noise(latents, noise, timesteps), timesteps)
     target = denoising_target(scheduler, latents, noise, timesteps)
-    return (prediction.float() - target).square().mean()
+    error = (prediction.float() - target).square()
+    return (error if weight is None else weight * error).mean()

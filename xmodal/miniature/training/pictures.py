@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmodal.diffusion.training import denoising_loss
+from xmodal.diffusion.training import denoising_loss, draw_timesteps
 from xmodal.miniature.training.autoencoders import seen_apart
 from xmodal.miniature.training.zoo import ZooTask
 from xmodal.miniature.world import FACTORS, IMAGE_SIZE
@@ -45,6 +45,9 @@ class TrainDiffusion(ZooTask):
             Berrada et al., arXiv 2411.04873, who look with the VAE's decoder).
         clear: share of the training timesteps, those with the least noise, whose pictures CLIP looks at.
         eyes: card of that CLIP.
+        detail: share of the squared error, from 0 to 1, that is dealt out by the picture's edges in place of its area, so that
+            what is small counts as much as what is large. It fades with the signal in what is denoised: where noise hides the
+            picture, a weight by the picture would teach to see things everywhere.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class TrainDiffusion(ZooTask):
         perceptual: float = 0.0,
         clear: float = 0.6,
         eyes: str = "mini",
+        detail: float = 0.0,
         ema_decay: float = 0.995,
         **task: Any,
     ) -> None:
@@ -78,6 +82,7 @@ class TrainDiffusion(ZooTask):
         super().__init__(output=output, ema_decay=ema_decay, **task)
         self.unconditional, self.reading_weight = unconditional, reading_weight
         self.perceptual, self.clear, self.eyes = perceptual, clear, ImageTower(eyes) if perceptual else None
+        self.detail = detail
         self.vae = (
             AutoencoderDC.from_pretrained(vae, torch_dtype=torch.float32, low_cpu_mem_usage=False).requires_grad_(False).eval()
         )
@@ -140,9 +145,13 @@ class TrainDiffusion(ZooTask):
 
     @torch.no_grad()
     def features(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Latents (B, C, h, w), of unit variance; with a perceptual loss also what CLIP sees in them, ``seen`` (B, 1 + N, w)."""
+        """Latents (B, C, h, w), of unit variance.
+
+        With a perceptual loss also what CLIP sees in them, ``seen`` (B, 1 + N, w); for `detail` where edges are (B, 1, h, w).
+        """
         latents = self.vae.encode(batch["pixels"] * 2 - 1).latent * self.vae.config.scaling_factor
-        return {"latents": latents} | ({} if self.eyes is None else {"seen": self._seen(latents)})
+        found = {"latents": latents} | ({} if self.eyes is None else {"seen": self._seen(latents)})
+        return found | ({"edges": _edges(batch["pixels"], latents.shape[-1])} if self.detail else {})
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         net = self.net if self.training else self.published
@@ -160,7 +169,12 @@ class TrainDiffusion(ZooTask):
         sizes = [len(labels) for labels in FACTORS.values()]
         rows = net["reader"](states.mean(1)).split(sizes, dim=1)
         reading = torch.stack([F.cross_entropy(row, batch["factors"][:, i]) for i, row in enumerate(rows)]).mean()
-        denoising = denoising_loss(model_call, self.scheduler, batch["latents"])
+        latents, weight = batch["latents"], None
+        timesteps = draw_timesteps(self.scheduler, len(latents), None, latents.device)
+        if self.detail:
+            signal = self.scheduler.alphas_cumprod.to(latents)[timesteps][:, None, None, None]
+            weight = 1 + self.detail * signal * (batch["edges"] - 1)
+        denoising = denoising_loss(model_call, self.scheduler, latents, timesteps=timesteps, weight=weight)
         terms = {"denoising": denoising, "reading": self.reading_weight * reading}
         if self.eyes is not None:
             terms["perceptual"] = self.perceptual * self._unlike(batch["seen"], *answers[0])
@@ -185,6 +199,15 @@ class TrainDiffusion(ZooTask):
         self.scheduler.save_pretrained(folder / "scheduler")
         net["text_encoder"].half().save_pretrained(folder / "text_encoder")
         net["unet"].half().save_pretrained(folder / "unet")
+
+
+def _edges(pixels: Tensor, size: int) -> Tensor:
+    """How much of a picture (B, 3, H, W) changes around each place: (B, 1, size, size), of mean 1 in each picture."""
+    change = pixels.new_zeros(len(pixels), 1, *pixels.shape[2:])
+    change[..., :, 1:] += pixels.diff(dim=-1).abs().mean(1, keepdim=True)
+    change[..., 1:, :] += pixels.diff(dim=-2).abs().mean(1, keepdim=True)
+    around = F.avg_pool2d(F.adaptive_avg_pool2d(change, size), 3, stride=1, padding=1, count_include_pad=False)
+    return around / around.mean((2, 3), keepdim=True).clamp_min(1e-6)
 
 
 def _widened(trained: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, Tensor]:
