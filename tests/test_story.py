@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.commands.test_lightning import xmodal
+from tests.forks import Forks
+from tests.test_packaging import ROOT
 from xmodal.data.manifest import read_manifest
 from xmodal.miniature.render import render_videos
 
 
-def done(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    result = xmodal(*words, cwd=cwd)
-    assert result.returncode == 0, f"{words}\n{result.stderr}"
-    return result
+@pytest.fixture
+def forks() -> Iterator[Forks]:
+    with Forks(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", COLUMNS="200") as runner:
+        yield runner
 
 
 @pytest.mark.slow
-def test_from_a_folder_of_videos_to_a_picture_and_a_sound(tmp_path: Path) -> None:
+def test_from_a_folder_of_videos_to_a_picture_and_a_sound(tmp_path: Path, forks: Forks) -> None:
+    def done(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        result = forks.run(["xmodal", *words], cwd)
+        assert result.returncode == 0, f"{words}\n{result.stderr}"
+        return result
+
     videos = render_videos(tmp_path / "clips", "train", 24)
     manifest = "clips/manifest.jsonl"
     prepared = done("data", "prepare", "clips", cwd=tmp_path)

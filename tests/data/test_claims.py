@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -69,6 +70,36 @@ def test_a_claim_of_a_killed_process_is_free_at_once_and_one_of_a_living_not(tmp
             holder.wait()
             assert claims.take() == number
     assert left(tmp_path) == []
+
+
+def test_a_claim_is_signed_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link, seen = os.link, []
+
+    def named(fresh: Path, path: Path) -> None:
+        seen.append((path.exists(), str(os.getpid()) in Path(fresh).read_text().split()))
+        link(fresh, path)
+
+    monkeypatch.setattr(os, "link", named)
+    with Claims(tmp_path, NAMES[:1]) as claims:
+        assert claims.take() == 0
+        assert seen == [(False, True)]
+        assert [path.name for path in tmp_path.iterdir()] == [f".{NAMES[0]}{CLAIM}"]  # and under no other name
+        assert Claims(tmp_path, NAMES[:1]).take() is None
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EPERM, "no hard links here"), FileNotFoundError("cleaned up meanwhile")])
+def test_where_a_file_has_one_name_only_claims_hold_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    def refused(fresh: Path, path: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "link", refused)
+    with Claims(tmp_path, NAMES[:1]) as claims:
+        assert claims.take() == 0
+        assert Claims(tmp_path, NAMES[:1]).take() is None
+        assert len(list(tmp_path.iterdir())) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_claim_of_another_machine_is_free_when_it_is_silent(tmp_path: Path) -> None:

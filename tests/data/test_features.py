@@ -410,9 +410,7 @@ def test_killed_thirty_times_it_ends_with_the_same_bytes(tmp_path: Path) -> None
             if len(list(broken.rglob("*.safetensors"))) >= 45:  # nearly done: take a few away, so that all thirty kills count
                 for path in sorted(broken.rglob("*.safetensors"))[::3]:
                     path.unlink()
-        for claim in broken.rglob(f".*{CLAIM}"):
-            if not claim.read_bytes():  # killed before it had signed, and free when STALE seconds have gone: as if they had
-                os.utime(claim, (0, 0))
+        assert all(claim.read_bytes() for claim in broken.rglob(f".*{CLAIM}"))  # whose they were is known: nobody waits for them
         forks.start(["extract", str(broken)], tmp_path, EXTRACT)
         assert forks.wait() == 0
     assert kills >= 25

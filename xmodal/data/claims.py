@@ -129,12 +129,11 @@ class Claims:
             self.folder.mkdir(parents=True, exist_ok=True)
             while True:
                 try:
-                    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+                    self._held[number] = _create(path)
                     break
                 except FileExistsError:
                     if not _freed(path, self.stale, self._clock):
                         return False
-            self._held[number] = _signed(descriptor)
         except OSError as error:
             raise cannot_write(path, error) from error
         self.working()
@@ -184,6 +183,29 @@ def _machine() -> str:
         return f"{uuid.getnode():x}"
 
 
+def _create(path: Path) -> int | None:
+    """Create a claim and return what `_signed` does; raises FileExistsError.
+
+    It is locked and signed before it gets its name. Whose holder was killed before it had signed nobody could tell: all would
+    wait until it is old. Where a file cannot have two names, that may happen.
+    """
+    if path.exists():
+        raise FileExistsError(path)
+    fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
+    held = _signed(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+    try:
+        os.link(fresh, path)
+    except OSError as error:
+        if held is not None:
+            os.close(held)
+        if isinstance(error, FileExistsError):
+            raise
+        return _signed(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+    finally:
+        fresh.unlink(missing_ok=True)
+    return held
+
+
 def _signed(descriptor: int) -> int | None:
     """Lock a new claim, then write into it whose it is; returns what must stay open for as long as it is held."""
     locked = _locked(descriptor)
@@ -211,7 +233,7 @@ def _freed(path: Path, stale: float, clock: Callable[[], float]) -> bool:
         # Opening it makes a client of NFS ask for its time anew, and to lock it there it must be open for writing.
         with _turn(path.parent), path.open("rb+" if os.access(path, os.W_OK) else "rb") as file:
             state = os.fstat(file.fileno())
-            # It is locked before it is signed: who has not signed yet is not judged by a lock.
+            # It is locked before it is signed: who has not signed yet (see `_create`) is not judged by a lock.
             dead = _is_signed_here(file) and _locked(file.fileno())
             if not dead and clock() - state.st_mtime <= stale:
                 return False
