@@ -200,6 +200,27 @@ def test_a_painter_trained_on_begins_as_the_one_that_was_exported(tmp_path: Path
         TrainDiffusion(output=tmp_path / "painter", weights=WEIGHTS, block_out_channels=(32, 96, 160), **options)
 
 
+def test_further_blocks_of_the_painter_begin_as_the_identity(tmp_path: Path) -> None:
+    adam = lambda rows: torch.optim.AdamW(rows, 1e-3)  # noqa: E731
+    options: dict[str, Any] = {"output": tmp_path, "vae": WEIGHTS / "vae", "weights": WEIGHTS, "optimizer": adam}
+    shipped = StableDiffusion(str(WEIGHTS)).unet
+    noisy = torch.randn(2, shipped.config.in_channels, 16, 16)
+    given = (noisy, torch.tensor([10, 900]), torch.randn(2, 5, 128))
+    for changed in ({"layers_per_block": (3, 1, 2)}, {"attention": (True, True, True)}):
+        parts: Any = TrainDiffusion(**options, **changed).net
+        unet = parts["unet"]
+        assert sum(p.numel() for p in unet.parameters()) > sum(p.numel() for p in shipped.parameters())
+        answer = unet(*given).sample
+        with torch.no_grad():
+            assert torch.allclose(answer, shipped(*given).sample, atol=1e-5)
+        new = [weight for name, weight in unet.named_parameters() if name not in shipped.state_dict()]
+        grads = torch.autograd.grad(answer.square().mean(), new, allow_unused=True)
+        assert sum(grad is not None and bool(grad.abs().sum() > 0) for grad in grads) > 4  # they can learn
+    for changed in ({"attention": (False, True), "block_out_channels": (48, 96)}, {"layers_per_block": 0}):
+        with pytest.raises(ValueError, match="unet has other sizes than the recipe"):
+            TrainDiffusion(**options, **changed)
+
+
 def wider(folder: Path, **options: Any) -> TrainWiderVAE:
     torch.manual_seed(0)
     adam = lambda rows: torch.optim.AdamW(rows, 1e-3)  # noqa: E731

@@ -6,6 +6,7 @@ same cards and loaders as the full-size files.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from xmodal.miniature.training.zoo import ZooTask
 from xmodal.miniature.world import FACTORS, IMAGE_SIZE
 from xmodal.registry.checkpoint import read_module
 
+BLOCK = re.compile(r"(?P<way>down|up)_blocks\.(?P<level>\d+)\.(?P<kind>resnets|attentions)\.(?P<number>\d+)\.(?P<weight>.+)")
+
 
 class TrainDiffusion(ZooTask):
     """Text encoder and UNet of the miniature Stable Diffusion, jointly, from captions; the VAE is frozen.
@@ -31,10 +34,11 @@ class TrainDiffusion(ZooTask):
         vae: folder of the trained VAE.
         weights: folder of an exported Stable Diffusion of these sizes, whose text encoder and UNet training starts from; the
             probe of ``reading_weight`` begins anew. A UNet of fewer latent channels than the VAE's knows their first ones (see
-            `TrainWiderVAE`): of the others it hears and says nothing at first.
+            `TrainWiderVAE`): of the others it hears and says nothing at first. It may have fewer blocks, too: further ones
+            begin as the identity.
         block_out_channels: of the UNet, from the latents' resolution down.
         attention: whether each level attends to the text.
-        layers_per_block: residual blocks at each level.
+        layers_per_block: residual blocks at each level, or how many at which, from the latents' resolution down.
         width: of the text encoder's token embeddings and of the UNet's cross attention.
         text_layers: depth of the text encoder.
         unconditional: share of captions replaced by "" (classifier-free guidance).
@@ -57,7 +61,7 @@ class TrainDiffusion(ZooTask):
         weights: Path | None = None,
         block_out_channels: tuple[int, ...] = (48, 96, 160),
         attention: tuple[bool, ...] = (False, True, True),
-        layers_per_block: int = 1,
+        layers_per_block: int | tuple[int, ...] = 1,
         width: int = 128,
         text_layers: int = 2,
         unconditional: float = 0.1,
@@ -104,9 +108,9 @@ class TrainDiffusion(ZooTask):
         parts: Any = self.net
         unet = read_module(UNet2DConditionModel, folder / "unet", torch_dtype=torch.float32, low_cpu_mem_usage=False)
         text_encoder = read_module(CLIPTextModel, folder / "text_encoder", dtype=torch.float32)
-        for name, trained in (("text_encoder", text_encoder), ("unet", unet)):
+        for name, weights in (("text_encoder", text_encoder.state_dict()), ("unet", _grown(unet, parts["unet"]))):
             try:
-                parts[name].load_state_dict(_widened(trained.state_dict(), parts[name].state_dict()))
+                parts[name].load_state_dict(weights)
             except RuntimeError as error:
                 raise ValueError(f"{folder / name} has other sizes than the recipe: give the sizes of its config.json") from error
         self.start_average()
@@ -210,14 +214,41 @@ def _edges(pixels: Tensor, size: int) -> Tensor:
     return around / around.mean((2, 3), keepdim=True).clamp_min(1e-6)
 
 
-def _widened(trained: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a UNet for further latent channels: zeros where it hears of them and where it answers for them."""
-    weights = dict(trained)
+def _grown(trained: Any, new: Any) -> dict[str, Tensor]:
+    """Weights of a UNet of more latent channels, or of further residual blocks, that answers as the trained one does.
+
+    It begins with zeros where it hears of further channels and where it answers for them. Further blocks follow those of their
+    level, on the way up before the last one, which hears of the level's entry, and begin as the identity.
+    """
+    had, has = _layers(trained), _layers(new)
+    if len(had) != len(has):
+        return dict(trained.state_dict())  # it will not fit
+    known = {}
+    for name, value in trained.state_dict().items():
+        block = BLOCK.fullmatch(name)
+        level = -1 - int(block["level"]) if block else 0
+        if block and block["way"] == "up" and int(block["number"]) == had[level]:
+            name = f"up_blocks.{block['level']}.{block['kind']}.{has[level]}.{block['weight']}"
+        known[name] = value
+    weights = {name: value.clone() for name, value in new.state_dict().items() if BLOCK.fullmatch(name)}
+    for name in weights.keys() - known:
+        if re.search(r"\.(conv2|conv_shortcut|proj_out)\.\w+$", name):
+            nn.init.zeros_(weights[name])
+        if name.endswith(".conv_shortcut.weight"):  # of what comes and what the level kept: the former passes
+            nn.init.dirac_(weights[name])
     for name in ("conv_in.weight", "conv_out.weight", "conv_out.bias"):
-        if name in new and all(had <= has for had, has in zip(trained[name].shape, new[name].shape, strict=True)):
-            weights[name] = torch.zeros_like(new[name])
-            weights[name][tuple(slice(size) for size in trained[name].shape)] = trained[name]
-    return weights
+        size = new.get_parameter(name).shape
+        if all(before <= after for before, after in zip(known[name].shape, size, strict=True)):
+            wider = known[name].new_zeros(size)
+            wider[tuple(slice(before) for before in known[name].shape)] = known[name]
+            known[name] = wider
+    return {**weights, **known}
+
+
+def _layers(unet: Any) -> list[int]:
+    """Residual blocks of each level of a UNet, from the latents' resolution down."""
+    layers, levels = unet.config.layers_per_block, len(unet.config.down_block_types)
+    return [layers] * levels if isinstance(layers, int) else list(layers)
 
 
 def _channels_last(unet: Any) -> Any:
