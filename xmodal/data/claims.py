@@ -192,15 +192,16 @@ def _create(path: Path) -> int | None:
     if path.exists():
         raise FileExistsError(path)
     fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
-    held = _signed(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
     try:
-        os.link(fresh, path)
-    except OSError as error:
-        if held is not None:
-            os.close(held)
-        if isinstance(error, FileExistsError):
-            raise
-        return _signed(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+        held = _signed(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+        try:
+            os.link(fresh, path)
+        except OSError as error:
+            if held is not None:
+                os.close(held)
+            if isinstance(error, FileExistsError):
+                raise
+            held = _signed(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
     finally:
         fresh.unlink(missing_ok=True)
     return held

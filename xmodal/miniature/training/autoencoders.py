@@ -57,11 +57,8 @@ class TrainVAE(ZooTask):
         return {**_likeness(error), "shrink": self.shrink * latents.square().mean()}
 
     def export(self, net: nn.Module, folder: Path) -> None:
-        with torch.no_grad():
-            pixels = torch.cat([batch["pixels"] for batch in self.trainer.datamodule.val_dataloader()])
-            latents = net.encode(pixels.to(self.device) * 2 - 1).latent
+        latents = _encoded(self, net)
         net.register_to_config(scaling_factor=float(1 / latents.std()))
-        print(f"VAE: {_psnr(net, latents, pixels):.1f} dB PSNR on {len(pixels)} validation pictures", flush=True)
         net.half().save_pretrained(folder / "vae")
 
 
@@ -111,13 +108,9 @@ class TrainWiderVAE(ZooTask):
         self.perceptual, self.eyes = perceptual, ImageTower(eyes) if perceptual else None
 
     def build(self) -> nn.Module:
-        from diffusers import AutoencoderDC
-
         narrow: Any = self.begins_as[0]
-        public = {name: value for name, value in narrow.config.items() if not name.startswith("_")}
-        plain = {"encoder_out_shortcut": False, "decoder_in_shortcut": False}
         latents = narrow.config.latent_channels + self.channels
-        wider: Any = AutoencoderDC.from_config({**public, **plain, "latent_channels": latents})
+        wider = _changed(narrow, encoder_out_shortcut=False, decoder_in_shortcut=False, latent_channels=latents)
         wider.load_state_dict(_widened(narrow, wider.state_dict()))
         return wider
 
@@ -141,11 +134,8 @@ class TrainWiderVAE(ZooTask):
 
     def export(self, net: nn.Module, folder: Path) -> None:
         vae: Any = net
-        with torch.no_grad():
-            pixels = torch.cat([batch["pixels"] for batch in self.trainer.datamodule.val_dataloader()])
-            latents = vae.encode(pixels.to(self.device) * 2 - 1).latent
+        _encoded(self, vae)
         # The scaling factor stays the narrow one's: a painter of the narrow latents meets them as it knows them.
-        print(f"VAE: {_psnr(vae, latents, pixels):.1f} dB PSNR on {len(pixels)} validation pictures", flush=True)
         vae.half().save_pretrained(folder / "vae")
 
 
@@ -169,6 +159,23 @@ def _widened(narrow: Any, new: dict[str, Tensor]) -> dict[str, Tensor]:
         weights[name] = torch.cat([value, new[name][known:]])
     weights["decoder.conv_in.weight"] = torch.cat([into, torch.zeros_like(new["decoder.conv_in.weight"][:, known:])], dim=1)
     return weights
+
+
+def _changed(vae: Any, **options: Any) -> Any:
+    """An untrained autoencoder like this one, but for these options of its configuration."""
+    from diffusers import AutoencoderDC
+
+    public = {name: value for name, value in vae.config.items() if not name.startswith("_")}
+    return AutoencoderDC.from_config({**public, **options})
+
+
+@torch.no_grad()
+def _encoded(task: ZooTask, vae: Any) -> Tensor:
+    """Unscaled latents (N, C, h, w) of the validation pictures; prints how near what is decoded of them comes."""
+    pixels = torch.cat([batch["pixels"] for batch in task.trainer.datamodule.val_dataloader()])  # type: ignore[attr-defined]
+    latents: Tensor = vae.encode(pixels.to(task.device) * 2 - 1).latent
+    print(f"VAE: {_psnr(vae, latents, pixels):.1f} dB PSNR on {len(pixels)} validation pictures", flush=True)
+    return latents
 
 
 def _likeness(error: Tensor) -> dict[str, Tensor]:
@@ -232,11 +239,8 @@ class TrainDecoder(ZooTask):
         self.perceptual, self.eyes = perceptual, ImageTower(eyes) if perceptual else None
 
     def build(self) -> nn.Module:
-        from diffusers import AutoencoderDC
-
         trained = self.begins_as[0]
-        public = {name: value for name, value in trained.config.items() if not name.startswith("_")}
-        deeper = AutoencoderDC.from_config({**public, "decoder_layers_per_block": self.layers})
+        deeper = _changed(trained, decoder_layers_per_block=self.layers)
         old, new = trained.state_dict(), deeper.state_dict()
         kept = {name: value for name, value in old.items() if name in new and value.shape == new[name].shape}
         deeper.load_state_dict({**new, **kept})
