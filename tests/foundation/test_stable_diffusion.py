@@ -280,10 +280,11 @@ def test_gradient_checkpointing_changes_nothing_but_memory() -> None:
 
 
 def test_a_pictures_own_generator_makes_it_independent_of_the_batch(model: StableDiffusion) -> None:
-    from diffusers import EulerAncestralDiscreteScheduler
+    from diffusers import DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler
 
     embeds = model.prompt_embeds(["a", "dog", "of"])
-    for scheduler in (None, EulerAncestralDiscreteScheduler.from_config(model.scheduler.config)):
+    drawing = DPMSolverMultistepScheduler.from_config(model.scheduler.config, algorithm_type="sde-dpmsolver++")
+    for scheduler in (None, drawing, EulerAncestralDiscreteScheduler.from_config(model.scheduler.config)):
         options = {"num_inference_steps": 4, "scheduler": scheduler}
         many = model.generate(embeds, generator=[torch.Generator().manual_seed(i) for i in range(3)], **options)
         alone = model.generate(embeds[1:2], generator=[torch.Generator().manual_seed(1)], **options)
@@ -294,11 +295,12 @@ def test_a_pictures_own_generator_makes_it_independent_of_the_batch(model: Stabl
 
 
 def test_generation_equals_the_diffusers_pipeline(model: StableDiffusion) -> None:
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
 
     parts = tiny_sd_parts()
     for scheduler in (
         model.default_scheduler(),
+        DPMSolverMultistepScheduler.from_config(parts["scheduler"].config, algorithm_type="sde-dpmsolver++"),
         parts["scheduler"],
         DDIMScheduler.from_config(parts["scheduler"].config, clip_sample=False),
     ):
@@ -347,6 +349,22 @@ def test_default_scheduler_starts_from_noise_even_in_folders_that_say_otherwise(
     assert type(scheduler).__name__ == "DPMSolverMultistepScheduler"
     assert scheduler.timesteps[0] == 999
     assert tiny_stable_diffusion(prediction_type="v_prediction").default_scheduler().config.prediction_type == "v_prediction"
+
+
+def test_the_algorithm_of_the_default_scheduler(folder: Path, tmp_path: Path) -> None:
+    from diffusers import DPMSolverMultistepScheduler
+
+    def algorithm(place: Path, asked: str | None = None) -> str:
+        name: str = StableDiffusion(str(place), algorithm_type=asked).default_scheduler().config.algorithm_type
+        return name
+
+    told = shutil.copytree(folder, tmp_path / "told")
+    DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++").save_pretrained(told / "scheduler")
+    assert algorithm(folder) == "dpmsolver++"
+    assert algorithm(folder, "sde-dpmsolver++") == algorithm(told) == "sde-dpmsolver++"
+    assert algorithm(told, "dpmsolver++") == "dpmsolver++"
+    with pytest.raises(ValueError, match="algorithm_type 'euler' is not one of dpmsolver[+]{2}, sde-dpmsolver[+]{2}"):
+        algorithm(folder, "euler")
 
 
 def test_generate_errors(model: StableDiffusion) -> None:

@@ -38,6 +38,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 HUB_FILES = ["*/*.json", "tokenizer/merges.txt", "text_encoder/model.safetensors"] + [
     f"{part}/diffusion_pytorch_model.safetensors" for part in ("vae", "unet")
 ]
+ALGORITHMS = ("dpmsolver++", "sde-dpmsolver++")  # names of diffusers' DPMSolverMultistepScheduler
 MARK = "{}"
 ATTENTION = re.compile(r"\.(to_[qkv]|to_out\.0)$")
 TEXT_SIZES = {768: (12, 12, 3072), 1024: (23, 16, 4096)}  # layers, heads and width of the MLP, by the width of a token
@@ -53,6 +54,8 @@ class StableDiffusion(ImageGenerator):
         local_files_only: a hub id is looked up in the local hub cache only; False permits the download (some 5 GB).
         lora: a file of low-rank weights that is merged into the UNet (`xmodal.foundation.lora`); default none.
         lora_scale: how much of it.
+        algorithm_type: of `default_scheduler`: "dpmsolver++", or "sde-dpmsolver++", which draws new noise in each step, so that
+            an early error does not stay, and wants more steps. Default what the folder's own scheduler says, else the former.
 
     Raises ValueError for an unknown card or parts that do not fit, FileNotFoundError where weights are missing.
     """
@@ -60,6 +63,7 @@ class StableDiffusion(ImageGenerator):
     exact: ClassVar[tuple[str, ...]] = ("vae",)
     streamed: ClassVar[tuple[str, ...]] = ("unet", "text_encoder", "vae")
     repeated: ClassVar[tuple[str, ...]] = ("unet",)
+    algorithm_type: str | None = None
 
     def __init__(
         self,
@@ -68,12 +72,16 @@ class StableDiffusion(ImageGenerator):
         local_files_only: bool = True,
         lora: Path | None = None,
         lora_scale: float = 1.0,
+        algorithm_type: str | None = None,
     ) -> None:
         super().__init__()
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
         if not math.isfinite(lora_scale):
             raise ValueError(f"lora_scale {lora_scale} is not a finite number")
+        if algorithm_type not in (None, *ALGORITHMS):
+            raise ValueError(f"algorithm_type {algorithm_type!r} is not one of {', '.join(ALGORITHMS)}")
+        self.algorithm_type = algorithm_type
         low_rank = None if lora is None else LoRA.read(Path(lora))  # before gigabytes are
         self._assemble(**self._read(card, DTYPES[dtype], local_files_only))
         if low_rank is not None:
@@ -354,10 +362,12 @@ class StableDiffusion(ImageGenerator):
         It needs about half the steps of the PNDM scheduler that Stable Diffusion 1.x comes with. The spacing is set
         to ``linspace``, which starts at the last training step, where latents are noise; recent diffusers versions
         write the default of another class (``leading``) into saved folders, which starts earlier.
+        Of ``algorithm_type`` "sde-dpmsolver++" each row's generator draws in each step.
         """
         from diffusers import DPMSolverMultistepScheduler
 
-        return DPMSolverMultistepScheduler.from_config(self.scheduler.config, timestep_spacing="linspace")
+        options = {} if self.algorithm_type is None else {"algorithm_type": self.algorithm_type}
+        return DPMSolverMultistepScheduler.from_config(self.scheduler.config, timestep_spacing="linspace", **options)
 
     def _predict(self, latents: Tensor, timestep: Tensor, prompt_embeds: Tensor) -> Tensor:
         dtype = self.unet.dtype

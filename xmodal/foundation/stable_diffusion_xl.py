@@ -37,8 +37,9 @@ class StableDiffusionXL(StableDiffusion):
     weights' configuration states: where it says 2, transformers reads at the highest id, which an added word would be.
 
     Args:
-        card, dtype, local_files_only, lora, lora_scale: as for Stable Diffusion; the folder holds ``text_encoder_2`` and
-            ``tokenizer_2`` besides. In float16 the VAE stays in float32 where its configuration asks for it.
+        card, dtype, local_files_only, lora, lora_scale, algorithm_type: as for Stable Diffusion; the folder holds
+            ``text_encoder_2`` and ``tokenizer_2`` besides. In float16 the VAE stays in float32 where its configuration asks
+            for it.
 
     Raises as Stable Diffusion does.
     """
@@ -52,8 +53,9 @@ class StableDiffusionXL(StableDiffusion):
         local_files_only: bool = True,
         lora: Path | None = None,
         lora_scale: float = 1.0,
+        algorithm_type: str | None = None,
     ) -> None:
-        super().__init__(card, dtype, local_files_only, lora, lora_scale)
+        super().__init__(card, dtype, local_files_only, lora, lora_scale, algorithm_type)
 
     @staticmethod
     def _read(card: str, dtype: torch.dtype, local_files_only: bool) -> dict[str, Any]:

@@ -40,14 +40,20 @@ class StableUnCLIP(StableDiffusion, EmbeddingPainter):
     mapper made of something else, not normalized. Without one it stands empty as on guidance's other side.
 
     Args:
-        card, dtype, local_files_only: as for Stable Diffusion; the folder holds ``image_normalizer`` and
+        card, dtype, local_files_only, algorithm_type: as for Stable Diffusion; the folder holds ``image_normalizer`` and
             ``image_noising_scheduler`` besides.
 
     ``embedding_dim`` is e. Raises as Stable Diffusion does.
     """
 
-    def __init__(self, card: str = "sd-2.1-unclip", dtype: str = "float32", local_files_only: bool = True) -> None:
-        super().__init__(card, dtype, local_files_only)
+    def __init__(
+        self,
+        card: str = "sd-2.1-unclip",
+        dtype: str = "float32",
+        local_files_only: bool = True,
+        algorithm_type: str | None = None,
+    ) -> None:
+        super().__init__(card, dtype, local_files_only, algorithm_type=algorithm_type)
         self.picture_space = SPACES.get(card, "")
 
     @staticmethod
