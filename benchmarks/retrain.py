@@ -26,6 +26,9 @@ RESULTS = Path(__file__).parent / "results"
 WEIGHTS = Path("xmodal/miniature/weights")
 RECORDINGS = Path("outputs/real_sounds/train")
 RECORDED = f"--data.recorded 0.1 --data.recordings {RECORDINGS}"
+PAINTER = WEIGHTS / "stable_diffusion"
+ON = f"--model.weights {PAINTER} --model.reading_weight 0 --model.ema_decay 0.998"  # from what the run before exported
+FINER = f"{ON} --model.layers_per_block [3,1,1] --model.perceptual 1 --model.detail 0.7 --data.train_count 8000"
 STEPS = (5, 45)  # of a short and a longer run: their difference is steps alone
 
 
@@ -55,6 +58,16 @@ PARTS = {
         ),
     ),
     "vae_decoder": Part("vae-decoder-mini", ((4000, ""),)),
+    "vae_wider": Part("vae-wider-mini", ((3000, f"--model.output {PAINTER}"),)),
+    "painter_wider": Part(
+        "stable-diffusion-mini",
+        (
+            (4500, f"{ON} --vars.lr 5e-4 --data.train_count 12000 --data.seed 50"),
+            (700, f"{ON} --vars.lr 2e-4 --model.perceptual 1 --data.train_count 8000 --data.seed 51"),
+            (1900, f"{FINER} --vars.lr 4e-4 --data.seed 53"),
+            (1500, f"{FINER} --vars.lr 3e-4 --data.seed 54"),
+        ),
+    ),
     "beats_wild": Part("beats-wild-mini", ((6500, ""), (14000, "--data.seed 31"))),
     "mel_vae": Part("mel-vae-mini", ((2000, ""),)),
     "audioldm": Part(
@@ -115,7 +128,7 @@ def train(name: str, part: Part, folder: Path) -> None:
             words += ["--trainer.default_root_dir", run]
             if list(run.glob("**/last*.ckpt")):
                 words += ["--ckpt_path", "last"]
-            elif before is not None:
+            elif before is not None and "--model.weights" not in options:
                 words += start(part, before)
             xmodal(*words)
             (run / "ended").touch()
@@ -140,6 +153,7 @@ def core_seconds(name: str, part: Part) -> float:
     for steps in STEPS:
         with tempfile.TemporaryDirectory() as scratch:
             words = ["fit", "--config", part.recipe, "--vars.steps", str(steps), "--trainer.default_root_dir", scratch]
+            words += [] if part.adapter else part.runs[-1][1].split()  # an adapter's may need the recordings
             words += ["--data.train_count", "512", "--trainer.limit_val_batches", "0", "--trainer.enable_progress_bar", "false"]
             words += ["--trainer.max_epochs", "-1"]
             words += [] if part.adapter else ["--model.output", f"{scratch}/weights"]

@@ -188,9 +188,10 @@ def test_details_count_where_the_noise_shows_them(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_painter_trained_on_begins_as_the_one_that_was_exported(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"vae": WEIGHTS / "vae", "optimizer": lambda rows: torch.optim.AdamW(rows, 1e-3)}
-    task = TrainDiffusion(output=tmp_path / "painter", weights=WEIGHTS, **options)
     shipped = StableDiffusion(str(WEIGHTS))
+    options: dict[str, Any] = {"vae": WEIGHTS / "vae", "optimizer": lambda rows: torch.optim.AdamW(rows, 1e-3)}
+    options["layers_per_block"] = shipped.unet.config.layers_per_block
+    task = TrainDiffusion(output=tmp_path / "painter", weights=WEIGHTS, **options)
     for net in (task.net, task.published):
         parts: Any = net
         for name in ("text_encoder", "unet"):
@@ -198,16 +199,24 @@ def test_a_painter_trained_on_begins_as_the_one_that_was_exported(tmp_path: Path
             assert all(torch.equal(value, trained[key]) for key, value in parts[name].state_dict().items()), name
     with pytest.raises(ValueError, match="unet has other sizes than the recipe"):
         TrainDiffusion(output=tmp_path / "painter", weights=WEIGHTS, block_out_channels=(32, 96, 160), **options)
+    written = tmp_path / "written"
+    task.export(task.published, written)
+    shutil.copytree(WEIGHTS / "vae", written / "vae")
+    for painter in (StableDiffusion(str(written)), shipped):
+        assert painter.default_scheduler().config.algorithm_type == "sde-dpmsolver++"
+        assert painter.noise_scheduler.alphas_cumprod[-1] == 0  # pure noise
+        assert not painter.noise_scheduler.config.clip_sample
 
 
 def test_further_blocks_of_the_painter_begin_as_the_identity(tmp_path: Path) -> None:
     adam = lambda rows: torch.optim.AdamW(rows, 1e-3)  # noqa: E731
     options: dict[str, Any] = {"output": tmp_path, "vae": WEIGHTS / "vae", "weights": WEIGHTS, "optimizer": adam}
     shipped = StableDiffusion(str(WEIGHTS)).unet
+    assert shipped.config.layers_per_block == [3, 1, 1]
     noisy = torch.randn(2, shipped.config.in_channels, 16, 16)
     given = (noisy, torch.tensor([10, 900]), torch.randn(2, 5, 128))
-    for changed in ({"layers_per_block": (3, 1, 2)}, {"attention": (True, True, True)}):
-        parts: Any = TrainDiffusion(**options, **changed).net
+    for changed in ({"layers_per_block": (4, 1, 2)}, {"attention": (True, True, True)}):
+        parts: Any = TrainDiffusion(**{**options, "layers_per_block": (3, 1, 1), **changed}).net
         unet = parts["unet"]
         assert sum(p.numel() for p in unet.parameters()) > sum(p.numel() for p in shipped.parameters())
         answer = unet(*given).sample
@@ -223,7 +232,7 @@ def test_further_blocks_of_the_painter_begin_as_the_identity(tmp_path: Path) -> 
 
 def wider(folder: Path, **options: Any) -> TrainWiderVAE:
     torch.manual_seed(0)
-    adam = lambda rows: torch.optim.AdamW(rows, 1e-3)  # noqa: E731
+    adam = lambda rows: torch.optim.AdamW(rows, 2e-4)  # noqa: E731
     return TrainWiderVAE(output=folder, vae=folder / "vae", optimizer=adam, **options)
 
 
@@ -269,8 +278,9 @@ def test_a_wider_vae_is_tied_to_the_narrow_one_and_written_for_its_painter(folde
         assert (latents[:, :known] - narrow.encode(pixels * 2 - 1).latent).abs().mean() < 0.1 * latents[:, :known].std()
 
     adam = lambda rows: torch.optim.AdamW(rows, 1e-3)  # noqa: E731
-    painter: Any = TrainDiffusion(output=folder, vae=folder / "vae", weights=folder, optimizer=adam).net
     shipped = StableDiffusion(str(WEIGHTS))
+    layers = shipped.unet.config.layers_per_block
+    painter: Any = TrainDiffusion(output=folder, vae=folder / "vae", weights=folder, layers_per_block=layers, optimizer=adam).net
     noisy, timesteps, states = torch.randn(2, known + 2, 16, 16), torch.tensor([10, 900]), torch.randn(2, 5, 128)
     with torch.no_grad():
         told = painter["unet"](noisy, timesteps, states).sample

@@ -199,8 +199,14 @@ class TrainDiffusion(ZooTask):
         return eyes.patches(self.vae.decode(latents / self.vae.config.scaling_factor).sample / 2 + 0.5)
 
     def export(self, net: nn.Module, folder: Path) -> None:
+        from diffusers import DPMSolverMultistepScheduler
+
         self.tokenizer.save_pretrained(folder / "tokenizer")
-        self.scheduler.save_pretrained(folder / "scheduler")
+        # Drawn, not solved: of the same painter more pictures show the thing, and small ones more of it.
+        sampler = DPMSolverMultistepScheduler.from_config(
+            self.scheduler.config, algorithm_type="sde-dpmsolver++", timestep_spacing="linspace"
+        )
+        sampler.save_pretrained(folder / "scheduler")
         net["text_encoder"].half().save_pretrained(folder / "text_encoder")
         net["unet"].half().save_pretrained(folder / "unet")
 
@@ -217,8 +223,9 @@ def _edges(pixels: Tensor, size: int) -> Tensor:
 def _grown(trained: Any, new: Any) -> dict[str, Tensor]:
     """Weights of a UNet of more latent channels, or of further residual blocks, that answers as the trained one does.
 
-    It begins with zeros where it hears of further channels and where it answers for them. Further blocks follow those of their
-    level, on the way up before the last one, which hears of the level's entry, and begin as the identity.
+    It begins with zeros where it hears of further channels and where it answers for them. Further blocks begin as the identity.
+    They follow those of their level on the way down, and the first one on the way up, so that each goes on hearing of the
+    block it heard of.
     """
     had, has = _layers(trained), _layers(new)
     if len(had) != len(has):
@@ -226,9 +233,9 @@ def _grown(trained: Any, new: Any) -> dict[str, Tensor]:
     known = {}
     for name, value in trained.state_dict().items():
         block = BLOCK.fullmatch(name)
-        level = -1 - int(block["level"]) if block else 0
-        if block and block["way"] == "up" and int(block["number"]) == had[level]:
-            name = f"up_blocks.{block['level']}.{block['kind']}.{has[level]}.{block['weight']}"
+        if block and block["way"] == "up" and (number := int(block["number"])):
+            level = -1 - int(block["level"])
+            name = f"up_blocks.{block['level']}.{block['kind']}.{number + has[level] - had[level]}.{block['weight']}"
         known[name] = value
     weights = {name: value.clone() for name, value in new.state_dict().items() if BLOCK.fullmatch(name)}
     for name in weights.keys() - known:
