@@ -72,7 +72,7 @@ def seen() -> Iterator[Place]:
     ):
         yield Place("README.md", text, tuple(spoken(heldout[row][factor], 1) for factor in factors))
     kept = (bare(table["real pictures, through the VAE"]["thing"]), f"{load('audiotoken_mini_test')['vae_psnr_db']:.1f}")
-    yield Place("docs/miniature.md", "it leaves {} % of the things of 256 real pictures recognisable, at {} dB PSNR", kept)
+    yield Place("docs/miniature.md", "It leaves {} % of the things of 256 real pictures recognisable, at {} dB PSNR", kept)
     captions, sounds = (spoken(table[best[way]]["thing"], 1) for way in ("captions", "sounds"))
     row = "| sound | picture | `audiotoken-mini` | {} | the painter told a caption (ceiling) | {} |"
     yield Place("docs/any_to_any.md", row, (sounds, captions))
