@@ -202,7 +202,7 @@ class TrainDiffusion(ZooTask):
         from diffusers import DPMSolverMultistepScheduler
 
         self.tokenizer.save_pretrained(folder / "tokenizer")
-        # Drawn, not solved: of the same painter more pictures show the thing, and small ones more of it.
+        # New noise in each step: an early error does not stay, so fewer things are half drawn.
         sampler = DPMSolverMultistepScheduler.from_config(
             self.scheduler.config, algorithm_type="sde-dpmsolver++", timestep_spacing="linspace"
         )
