@@ -232,6 +232,7 @@ def test_further_blocks_of_the_painter_begin_as_the_identity(tmp_path: Path) -> 
 
 def wider(folder: Path, **options: Any) -> TrainWiderVAE:
     torch.manual_seed(0)
+    # A step of Adam moves every weight by the rate, whatever the loss: two of them shall not hide the tie.
     adam = lambda rows: torch.optim.AdamW(rows, 2e-4)  # noqa: E731
     return TrainWiderVAE(output=folder, vae=folder / "vae", optimizer=adam, **options)
 

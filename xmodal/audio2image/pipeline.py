@@ -305,7 +305,8 @@ class AudioTokenPipeline(Pipeline):
             height, width: pixels; default the generator's own.
             generator: one for the whole call, or one for each picture: a picture's own generator makes it independent
                 of what else is in the call.
-            latents: the noise to begin with, (N, C, h, w) of unit variance, in place of what ``generator`` would draw.
+            latents: the noise to begin with, (N, C, h, w) of unit variance, in place of what ``generator`` would draw; what the
+                sampler draws in its steps, if it does, comes of ``generator`` still.
             batch_size: pictures at once, candidates counted; default all.
             candidates: painted for each picture; the one that the ranker finds nearest to the sound is kept. Default the
                 pipeline's own, but 1 with ``tokens``, which cannot be heard, and with ``latents``, which are one picture's.
