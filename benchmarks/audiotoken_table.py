@@ -2,7 +2,7 @@
 
 Pictures of unseen sounds of the miniature world, painted by each row, judged as `xmodal evaluate` does: AIC (the miniature CLIP's
 zero-shot accuracy), FID (in the picture tagger's space), AIS and IIS (win rates against a bank), and how often the tagger finds
-the thing (chance: 1 in 18). What is trained is trained with each seed; what is not gets other noise.
+the thing (chance: 1 in 18). One picture of each sound. What is trained is trained with each seed; what is not gets other noise.
 
     label         the painter told the thing's name: the ceiling
     wav2clip      Wav2CLIP's embedding for a picture's in Stable unCLIP;  imagebind  the same of an ImageBind-like tower
@@ -73,7 +73,7 @@ def recipe_of(row: str, steps: int) -> dict[str, Any]:
     recipe = load_recipe("miniature/audiotoken", steps=steps)
     kind, changes = TRAINED[row]
     recipe["model"]["class_path"] = kind or recipe["model"]["class_path"]
-    recipe["model"]["init_args"] |= changes
+    recipe["model"]["init_args"] |= {"candidates": 1, "ranker": None, **changes}  # CLIP must not judge what CLIP chose
     recipe["data"]["init_args"]["train_count"] = CLIPS
     return recipe
 

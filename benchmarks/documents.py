@@ -303,7 +303,16 @@ def cost() -> Iterator[Place]:
     yield Place("docs/design.md", "**The shipped weights weigh {} MB**", (f"{weights / 1e6:.0f}",))
 
 
-SUBJECTS = (seen, real, mapped, ambiguous, panned, asked, sampled, chains, cost)
+def quantized() -> Iterator[Place]:
+    """Eight and four bits."""
+    for kind, row in load("quantized")["rows"].items():
+        right = [spoken(row[f"{asked}_thing"]) for asked in ("captions", "sounds")]
+        numbers = (row["captions_difference"], *(min(1, row[f"gradient_cosine_{which}"]) for which in ("median", "all")))
+        values = [f"{row['frozen_bytes'] / 1e6:.1f}", *right, *(f"{number:.4f}" for number in numbers)]
+        yield gaps("docs/small-gpus.md", kind, values)
+
+
+SUBJECTS = (seen, real, mapped, ambiguous, panned, asked, sampled, chains, cost, quantized)
 
 
 def told(text: str, place: Place) -> str:
