@@ -73,7 +73,7 @@ def recipe_of(row: str, steps: int) -> dict[str, Any]:
     recipe = load_recipe("miniature/audiotoken", steps=steps)
     kind, changes = TRAINED[row]
     recipe["model"]["class_path"] = kind or recipe["model"]["class_path"]
-    recipe["model"]["init_args"] |= {"candidates": 1, "ranker": None, **changes}  # CLIP must not judge what CLIP chose
+    recipe["model"]["init_args"] |= changes
     recipe["data"]["init_args"]["train_count"] = CLIPS
     return recipe
 
@@ -104,8 +104,11 @@ def _matching(match: str) -> Any:
 
 
 def _calls(pipe: Any) -> Callable[[Tensor, list[torch.Generator]], Tensor]:
+    # One candidate: CLIP must not judge what CLIP chose.
+    settings = {"sampling_rate": 16_000, "num_inference_steps": 15, "candidates": 1, "output_type": "pt"}
+
     def paint(rows: Tensor, noise: list[torch.Generator]) -> Tensor:
-        return pipe(list(rows), sampling_rate=16_000, generator=noise, num_inference_steps=15, output_type="pt").images
+        return pipe(list(rows), generator=noise, **settings).images
 
     return paint
 
