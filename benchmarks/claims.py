@@ -410,8 +410,7 @@ def main() -> None:
         'good" holds '
         "where they overlap and the mean is not behind, too. A claim that fails is reported, not tuned away."
     )
-    notes = [note, ""] if (note := load("audiotoken_table").get("note")) else []
-    write(PAGE, "\n".join(["# Do the claims hold?", "", about, "", *notes, *summary, "", *map(section, every), sweeps()]))
+    write(PAGE, "\n".join(["# Do the claims hold?", "", about, "", *summary, "", *map(section, every), sweeps()]))
     for each in every:
         print(f"{each.name}  {each.verdict:<14} {each.sentence}")
 

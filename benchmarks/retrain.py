@@ -1,6 +1,6 @@
 """The miniature from nothing: every part in its order, with the options of the shipped weights, and what each costs.
 
-python benchmarks/retrain.py [--only NAME ...]     trains into xmodal/miniature/weights, some 21 core-hours. Run again after a
+python benchmarks/retrain.py [--only NAME ...]     trains into xmodal/miniature/weights, some 22 core-hours. Run again after a
                                                    stop: what has ended is passed over, and what was begun goes on
 python benchmarks/retrain.py --cost [--only ...]   trains nothing: a few steps of each part into a scratch folder. Prints
                                                    core-seconds of a step, and times the steps core-hours, and writes
