@@ -307,8 +307,8 @@ def quantized() -> Iterator[Place]:
     """Eight and four bits."""
     for kind, row in load("quantized")["rows"].items():
         right = [spoken(row[f"{asked}_thing"]) for asked in ("captions", "sounds")]
-        numbers = (row["captions_difference"], *(min(1, row[f"gradient_cosine_{which}"]) for which in ("median", "all")))
-        values = [f"{row['frozen_bytes'] / 1e6:.1f}", *right, *(f"{number:.4f}" for number in numbers)]
+        numbers = [f"{row[name]:.4f}" for name in ("captions_difference", "gradient_cosine_median", "gradient_cosine_all")]
+        values = [f"{row['frozen_bytes'] / 1e6:.1f}", *right, *numbers]
         yield gaps("docs/small-gpus.md", kind, values)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from audiotoken_mini import accuracy, paint
 from torch import Tensor
-from trial import save, unseen
+from trial import save, score_of, spoken_score, unseen
 
 import xmodal
 from xmodal.adapter_task import AdapterTask
@@ -27,14 +27,11 @@ COLUMNS = (
     "frozen weights", "MB", "captions: the right thing, percent", "sounds: the right thing, percent", "pixels differ by",
     "gradient, cosine: median sound", "all as one",
 )  # fmt: skip
-
-
-def _percent(cell: dict[str, Any]) -> str:
-    return f"{cell['percent']} [{cell['interval'][0]}, {cell['interval'][1]}]"
+NUMBERS = ("captions_difference", "gradient_cosine_median", "gradient_cosine_all")
 
 
 def gradient(kind: str | None, clips: list[world.Clip]) -> Tensor:
-    """What of the denoising loss reaches each clip's pseudo-words, (N, numbers of the words)."""
+    """What of the denoising loss reaches each clip's pseudo-words, (N, numbers of the words) float64."""
     task: Any = AdapterTask.from_pretrained("audiotoken-mini", quantize=kind, classification_weight=0.0)
     batch = {
         "waveform": torch.stack([task.pipeline().waveform(torch.from_numpy(world.sound(clip)), 16000) for clip in clips]),
@@ -43,7 +40,7 @@ def gradient(kind: str | None, clips: list[world.Clip]) -> Tensor:
     words: list[Tensor] = []
     task.adapter.register_forward_hook(lambda module, given, made: words.append(made))
     torch.manual_seed(0)
-    return torch.autograd.grad(task.losses(batch)["denoising"], words)[0].flatten(1)
+    return torch.autograd.grad(task.losses(batch)["denoising"], words)[0].flatten(1).double()
 
 
 def main() -> None:
@@ -72,10 +69,9 @@ def main() -> None:
             "gradient_cosine_median": float(torch.cosine_similarity(made["gradient"], whole["gradient"]).median()),
             "gradient_cosine_all": float(torch.cosine_similarity(made["gradient"].flatten(), whole["gradient"].flatten(), 0)),
         }
-        right = " | ".join(_percent(row[f"{name}_thing"]) for name in ("captions", "sounds"))
-        size, cosines = row["frozen_bytes"] / 1e6, (min(1, row[f"gradient_cosine_{which}"]) for which in ("median", "all"))
-        cells = " | ".join(f"{number:.4f}" for number in (row["captions_difference"], *cosines))
-        print(f"| {kind or 'float32'} | {size:.1f} | {right} | {cells} |", flush=True)
+        right = " | ".join(spoken_score(score_of(row[f"{name}_thing"]), 1) for name in ("captions", "sounds"))
+        numbers = " | ".join(f"{row[name]:.4f}" for name in NUMBERS)
+        print(f"| {kind or 'float32'} | {row['frozen_bytes'] / 1e6:.1f} | {right} | {numbers} |", flush=True)
     save("quantized", report)
 
 
