@@ -267,16 +267,20 @@ def paper_size() -> int:
     return sum(part.numel() for part in network.parameters())
 
 
+def in_unit(found: Score, name: str) -> Score:
+    """As it is shown: in percent, whose intervals end at 0 and 100, or as it is."""
+    if name not in PERCENT:
+        return found
+    low, high = (end if end is None else 100 * min(1.0, max(0.0, end)) for end in (found.low, found.high))
+    return Score(100 * found.value, low, high)
+
+
 def shown(found: Score, name: str) -> str:
     """A mean with its interval."""
-    factor, most = (100, 1.0) if name in PERCENT else (1, float("inf"))
-    form = ".1f" if factor == 100 else ",.0f" if name == "trained numbers" else ".3g"
-    value = format(factor * found.value, form)
-    return (
-        value
-        if found.low is None or found.high is None
-        else f"{value} [{factor * found.low:{form}}, {factor * min(found.high, most):{form}}]"
-    )
+    form = ".1f" if name in PERCENT else ",.0f" if name == "trained numbers" else ".3g"
+    found = in_unit(found, name)
+    value = format(found.value, form)
+    return value if found.low is None or found.high is None else f"{value} [{found.low:{form}}, {found.high:{form}}]"
 
 
 def table(rows: Rows) -> str:
@@ -294,9 +298,9 @@ def plot(rows: Rows, names: Sequence[str]) -> str:
     drawn, left, wide, gap = [], 190, 170, 40
     height = 22 * len(rows) + 70
     for column, name in enumerate(names):
-        found = {index: cells[name] for index, cells in enumerate(rows.values()) if name in cells}
+        found = {index: in_unit(cells[name], name) for index, cells in enumerate(rows.values()) if name in cells}
         ends = [end for each in found.values() for end in (each.value, each.low, each.high) if end is not None]
-        low, high, start, factor = min(ends), max(ends), left + column * (wide + gap), 100 if name in PERCENT else 1
+        low, high, start = min(ends), max(ends), left + column * (wide + gap)
         span = (high - low) or 1.0
         better = "lower" if name in LOWER else "higher"
         drawn.append(f'<text x="{start + wide / 2}" y="18" text-anchor="middle" font-weight="bold">{name}</text>')
@@ -311,7 +315,7 @@ def plot(rows: Rows, names: Sequence[str]) -> str:
         y = height - 38
         drawn.append(f'<line x1="{start}" x2="{start + wide}" y1="{y}" y2="{y}" stroke="#999"/>')
         for x, end, anchor in ((start, low, "start"), (start + wide, high, "end")):
-            drawn.append(f'<text x="{x}" y="{y + 15}" text-anchor="{anchor}">{factor * end:.3g}</text>')
+            drawn.append(f'<text x="{x}" y="{y + 15}" text-anchor="{anchor}">{end:.3g}</text>')
     drawn += [f'<text x="{left - 14}" y="{22 * index + 42}" text-anchor="end">{row}</text>' for index, row in enumerate(rows)]
     return svg(left + len(names) * (wide + gap), height, drawn)
 
