@@ -162,6 +162,19 @@ def test_a_crash_or_a_hang_costs_one_task() -> None:
     }
 
 
+def doze(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def test_what_was_done_while_its_reader_was_busy_was_in_time() -> None:
+    outcomes = {}
+    for key, value, reason in run_isolated(doze, [(0, 0.0), (1, 0.5)], 2, limit=2.0):
+        outcomes[key] = (value, reason)
+        time.sleep(3)  # a journal on a slow disk, or a laptop that was shut
+    assert outcomes == {0: (0.0, None), 1: (0.5, None)}
+
+
 def damaged(good: list[Path], folder: Path, count: int) -> list[Path]:
     """Files made from good ones: cut, flipped, renamed, without channels, with absurd headers."""
     rng = random.Random(0)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
-from threading import Thread
+from threading import Barrier, Thread, local
 from typing import Any
 
 import numpy as np
@@ -79,9 +79,11 @@ def test_a_rerun_computes_nothing_and_two_share_the_work(tmp_path: Path) -> None
     assert whole.extract(CLIPS, compute, rows_per_shard=16) == 0
     shared = [FeatureStore(tmp_path / "shared", KEY) for _ in range(2)]
     counts: list[int] = []
+    both, begun = Barrier(2), local()
 
     def slowly(positions: Sequence[int]) -> Computed:
-        time.sleep(0.01)
+        if not hasattr(begun, "here"):  # neither may have made all of it before the other begins
+            begun.here = both.wait(60)
         return compute(positions)
 
     threads = [Thread(target=lambda store=store: counts.append(store.extract(CLIPS, slowly, 16))) for store in shared]
@@ -443,13 +445,11 @@ def test_eight_processes_three_killed_and_two_late_end_with_the_bytes_of_one(tmp
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
-    doomed = [start("first", 90) for _ in range(3)]  # they are killed in the midst of a group
+    doomed = [start("doomed", 90) for _ in range(3)]  # they are killed in the midst of a group
     others, late = [start("first") for _ in range(5)], [start("late") for _ in range(2)]
     for process in (*doomed, *others, *late):
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-    (tmp_path / "first").touch()
-    began = time.monotonic()
 
     def holders() -> dict[int, Path]:
         found = {}
@@ -459,12 +459,15 @@ def test_eight_processes_three_killed_and_two_late_end_with_the_bytes_of_one(tmp
                 found |= {int(words[2]): path} if words else {}
         return found
 
-    while not {process.pid for process in doomed} <= holders().keys() and time.monotonic() < began + 60:
+    (tmp_path / "doomed").touch()
+    began = time.monotonic()
+    while not {process.pid for process in doomed} <= (held := holders()).keys() and time.monotonic() < began + 60:
         time.sleep(0.005)
+    lost = [held[process.pid] for process in doomed]  # looked up while they live: the others free a dead one's claim at once
+    (tmp_path / "first").touch()
     for process in doomed:
         process.kill()
         process.wait()
-    lost = [holders()[process.pid] for process in doomed]
     (tmp_path / "late").touch()
     counts = [int(process.communicate(timeout=60)[0]) for process in (*others, *late)]
     assert time.monotonic() - began < STALE / 2  # nobody waited until the claims of the dead were old

@@ -30,9 +30,9 @@ def run_isolated(
         for worker in crew:
             worker.give(next(pending, None))
         while busy := [worker for worker in crew if worker.task is not None]:
-            ready = wait([worker.pipe for worker in busy], timeout=0.2)
+            wait([worker.pipe for worker in busy], timeout=0.2)
             for worker in busy:
-                outcome = worker.outcome(worker.pipe in ready, limit)
+                outcome = worker.outcome(limit)
                 if outcome is not None:
                     yield outcome
                     worker.give(next(pending, None))
@@ -62,12 +62,13 @@ class _Worker:
         if task is not None:
             self.pipe.send(task[1])
 
-    def outcome(self, readable: bool, limit: float) -> tuple[Any, Any, str | None] | None:
+    def outcome(self, limit: float) -> tuple[Any, Any, str | None] | None:
         """What became of the task, or None while it runs."""
         if self.task is None:
             return None
         key = self.task[0]
-        if readable:
+        # Looked at now: while whoever asked for outcomes was busy with the last one, or all slept, this one may have come.
+        if self.pipe.poll():
             try:
                 message = self.pipe.recv()
             except EOFError:
