@@ -18,6 +18,7 @@ from xmodal.miniature.render import render
 
 __all__ = ["installed"]
 SHORTER = (
+    (r"^(xmodal fit \S+-mini\b.*)", r"\1 --data.train_count 64 --data.val_count 16"),
     (r"^(xmodal fit (?!--).*)", r"\1 --trainer.max_steps 4"),
     (r"^(xmodal predict outputs/.*)", r"\1 --model.num_inference_steps 2"),
     (r"^xmodal demo\b.*", "xmodal demo --help"),

@@ -91,7 +91,11 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("XMODAL_DEBUG") == "1":
             raise
-        text = " ".join(str(error).split()) or type(error).__name__
+        # Python's own errors of files begin with "[Errno 2]".
+        said = str(error)
+        if isinstance(error, OSError) and error.errno and error.filename is not None:
+            said = f"{error.filename}: {os.strerror(error.errno).lower()}"
+        text = " ".join(said.split()) or type(error).__name__
         named = isinstance(error, (ValueError, OSError, ImportError, RuntimeError))
         from xmodal.commands.terminal import printable
 

@@ -115,6 +115,19 @@ def media_in(folder: Path, kinds: Sequence[str] = ("audio", "image", "video", "c
     return found, others
 
 
+def stems(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
+    """The files of a folder with one of these suffixes, by stem; ValueError for two of one stem."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if suffix_of(path) in suffixes and path.name[0] != ".":
+            if path.stem in found:
+                raise ValueError(
+                    f"two files of {folder} have the same stem ({found[path.stem]} and {path}): each item needs a name of its own"
+                )
+            found[path.stem] = path
+    return found
+
+
 def is_hidden(name: str) -> bool:
     """Whether a file's name hides it; so do the ``._`` names of macOS."""
     return name.startswith(".")

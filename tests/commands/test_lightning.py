@@ -53,6 +53,10 @@ def test_costs_no_heavy_import(code: str) -> None:
     assert loaded_after(code) == []
 
 
+def test_reading_results_and_answers_costs_numpy_alone() -> None:
+    assert loaded_after("import xmodal.evaluation.comparison, xmodal.evaluation.study, xmodal.commands.evaluate") == ["numpy"]
+
+
 def test_help_names_every_command() -> None:
     from xmodal.__main__ import COMMANDS
 
@@ -100,6 +104,9 @@ def test_unknown_command() -> None:
     [
         (["generate", "no-such.wav", "--to", "image"], "no-such.wav"),
         (["world", "--split", "tset", "-o", "outputs/none"], "tset"),
+        (["world", "-n", "1", "-o", "/proc/none"], "error: /proc/none: no such file or directory"),
+        (["study", "analyse", "no-such", "a.csv"], "there is no study in no-such: give the folder that"),
+        (["compare", "no-such", "other"], "no-such holds no results: give what"),
     ],
 )
 def test_errors_are_one_line(words: list[str], expected: str) -> None:

@@ -77,6 +77,16 @@ def test_long_texts_are_texts_and_have_short_names() -> None:
     assert len({slug("雨" * 90), slug("雨" * 91)}) == 2
 
 
+def test_a_place_where_nothing_is_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clips").mkdir()
+    for wrong in ("sounds/", "clips/bels", "./bels", str(tmp_path / "bels"), "clips/two/"):
+        with pytest.raises(FileNotFoundError, match="there is no file and no folder"):
+            read([wrong], QUERIES)
+    texts = ["bels", "a dog and/or a cat", "jazz/funk", "24/7", "a bell w/ rain", "x/" * 400 + "x"]
+    assert [each.content for each in read(texts, QUERIES)] == texts
+
+
 def test_folders_pass_over_what_is_hidden_and_count_what_is_not_media(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(), RATE)
     soundfile.write(tmp_path / "b.caf", tone(), RATE)

@@ -14,7 +14,8 @@ import torch
 from tests.rounding import agree
 from xmodal.__main__ import main
 from xmodal.evaluation import suites
-from xmodal.evaluation.evaluate import differences, evaluate, shuffled
+from xmodal.evaluation.comparison import differences
+from xmodal.evaluation.evaluate import evaluate, shuffled
 from xmodal.evaluation.items import Item, Judgement, collect
 from xmodal.evaluation.judges import Extractor, Joint, Judges, sentences
 from xmodal.evaluation.report import write

@@ -319,8 +319,8 @@ def test_gradients_pass_through(model: str, kind: str) -> None:
 DTYPES = [torch.bfloat16, torch.float16, torch.float64]
 
 
-def run(tower: Any) -> Tensor:
-    return tower.embed(inputs(tower, 2)) if isinstance(tower, Encoder) else generate(tower)
+def run(tower: Any, count: int = 2) -> Tensor:
+    return tower.embed(inputs(tower, count)) if isinstance(tower, Encoder) else generate(tower)
 
 
 @pytest.mark.parametrize(("model", "kind"), towers(*ALL))
@@ -341,7 +341,7 @@ def test_a_cast_and_back(model: str, kind: str, dtype: torch.dtype) -> None:
 def test_computing_in_another_precision(model: str, kind: str, dtype: torch.dtype) -> None:
     """What comes in and goes out stays float32; front ends may compute in it whatever the weights are."""
     tower = fresh(model, kind)
-    before, there = run(tower), run(tower.to(dtype))
+    before, there = run(tower, 1), run(tower.to(dtype), 1)  # a CPU is slow in half precision
     assert there.shape == before.shape
     assert there.dtype == torch.float32
     assert there.isfinite().all()

@@ -22,9 +22,10 @@ def test_the_tagger_hears_what_was_asked_for(query: str) -> None:
     texts = [world.random_caption(clip, np.random.default_rng(clip.seed)) for clip in CLIPS]
     noise = [torch.Generator().manual_seed(index) for index in range(len(CLIPS))]
     asked = pictures if query == "image" else texts
-    made = xmodal.pipeline("clipsonic-mini")(asked, query=query, generator=noise, audio_length_in_s=2.5, output_type="pt")
+    options = {"audio_length_in_s": 2.5, "num_inference_steps": 10, "output_type": "pt"}  # 25, the default, take twice as long
+    made = xmodal.pipeline("clipsonic-mini")(asked, query=query, generator=noise, **options)
     assert made.audios.shape == (36, 40_000)
-    assert right(made.audios, CLIPS) >= 22
+    assert right(made.audios, CLIPS) >= 27
     assert right(made.audios, CLIPS[1:] + CLIPS[:1]) <= 10
 
 

@@ -22,10 +22,10 @@ def pixels() -> list[torch.Tensor]:
 @pytest.mark.parametrize("adapter", ["v2a-mini", "v2a-regression-mini"])
 def test_the_tagger_hears_what_the_pictures_show(adapter: str) -> None:
     noise = [torch.Generator().manual_seed(index) for index in range(len(CLIPS))]
-    made = xmodal.pipeline(adapter)(pixels(), generator=noise, output_type="pt")
+    made = xmodal.pipeline(adapter)(pixels(), generator=noise, num_inference_steps=10, output_type="pt")  # of 25
     assert made.audios.shape == (36, 40_000)
     assert made.sampling_rate == 16_000
-    assert right(made.audios, CLIPS) >= 24
+    assert right(made.audios, CLIPS) >= 28
     assert right(made.audios, CLIPS[1:] + CLIPS[:1]) <= 10
 
 

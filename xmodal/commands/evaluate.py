@@ -92,7 +92,7 @@ def compare(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("second", type=Path, metavar="B")
     options = parser.parse_args(arguments)
-    from xmodal.evaluation.evaluate import differences
+    from xmodal.evaluation.comparison import differences
 
     found_all = differences(*(_judged(path) for path in (options.first, options.second)))
     for name, found in found_all.items():

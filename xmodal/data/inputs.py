@@ -81,6 +81,8 @@ def _one(item: str, takes: Sequence[str]) -> Asked:
     if kind == "text" and "text" in takes:
         if not item.strip():
             raise ValueError("a text to make something of is empty: say what is asked for")
+        if item.endswith("/") or ("/" in item and is_folder(Path(item).parent)):
+            raise FileNotFoundError(f"there is no file and no folder {item!r}; if it is a text, give it in a .txt file")
         return Asked("text", item, slug(item))
     if kind != "text" and _as(kind, takes) not in takes:
         wanted = " or ".join(NAMES[each][1] for each in takes)

@@ -12,7 +12,7 @@ from torch import Tensor
 from xmodal.data.audio import load_audio
 from xmodal.data.manifest import read_manifest
 from xmodal.data.video import even_times, load_frames, video_duration
-from xmodal.files import AUDIO, IMAGE, VIDEO, suffix_of
+from xmodal.files import AUDIO, IMAGE, VIDEO, stems
 from xmodal.metrics.features import normalized
 
 SAME = 1e-5  # mean of one minus the cosine of two items: what lies below has no spread
@@ -139,16 +139,3 @@ def collect(source: Path, modality: str, split: str | None = None) -> list[Item]
     if not items:
         raise ValueError(f"{source} holds no {'pictures' if modality == 'image' else 'sounds'}")
     return sorted(items, key=lambda item: item.id)
-
-
-def stems(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
-    """The files of a folder with one of these suffixes, by stem; ValueError for two of one stem."""
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if suffix_of(path) in suffixes and path.name[0] != ".":
-            if path.stem in found:
-                raise ValueError(
-                    f"two files of {folder} have the same stem ({found[path.stem]} and {path}): each item needs a name of its own"
-                )
-            found[path.stem] = path
-    return found

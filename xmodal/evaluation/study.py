@@ -20,8 +20,7 @@ from random import Random
 from typing import Any
 
 from xmodal.data.manifest import read_manifest
-from xmodal.evaluation.items import stems
-from xmodal.files import KINDS, suffix_of, write_beside
+from xmodal.files import KINDS, stems, suffix_of, write_beside
 from xmodal.metrics.human import Opinion, Preference, krippendorff_alpha, opinion, preference
 
 SCALE = ("bad", "poor", "fair", "good", "excellent")  # ITU-T P.800
@@ -155,6 +154,8 @@ def analyse(key_file: Path, answers: Sequence[Path]) -> Answers:
     A rater is excluded who failed a check, or whose hidden repeats differ by more than one point on average (of pairs: more than
     half of them turned round). Raises ValueError for a file of another study, or one that cannot be read, by file and line.
     """
+    if not key_file.is_file():
+        raise FileNotFoundError(f"there is no study in {key_file.parent}: give the folder that `xmodal study make` wrote")
     key = json.loads(key_file.read_text("utf-8"))
     rows = _rows(key, answers)
     by_rater: dict[str, list[dict[str, str]]] = defaultdict(list)

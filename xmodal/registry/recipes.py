@@ -73,14 +73,14 @@ def name_of(words: Iterable[str | Path]) -> str:
     return "+".join(known.get(path, path.stem) for path in files(words))
 
 
-def fits(overlay: Path, base: Path, document: Mapping[str, Any] | None = None) -> bool:
-    """Tell whether an overlay goes over a base (whose ``document`` may hold other overlays by now).
+def fits(overlay: Path, base: Path, document: Mapping[str, Any] | None = None, known: Mapping[str, Path] | None = None) -> bool:
+    """Tell whether an overlay goes over a base (whose ``document`` may hold other overlays by now; ``known`` are the `bases`).
 
     It does where its header names the base (``# Base: NAME, NAME``). Else it must find there what it found in the first of
     those: the same task, the data's class, the class of each part whose options alone it changes, the ``${vars...}``; and
     both are of the embedded models, or neither.
     """
-    known = bases()
+    known = bases() if known is None else known
     named = [known[name] for name in _named_bases(overlay) if name in known]
     if base in named or not named:
         return base in named
@@ -97,8 +97,8 @@ def fits(overlay: Path, base: Path, document: Mapping[str, Any] | None = None) -
 
 def fitting(base: Path) -> dict[str, Path]:
     """Return the overlays that fit a base, by the shortest name that each has there."""
-    every = overlays()
-    found = [name for name, path in every.items() if fits(path, base)]
+    every, known = overlays(), bases()
+    found = [name for name, path in every.items() if fits(path, base, known=known)]
     return {_shortest(name, found): every[name] for name in found}
 
 
