@@ -20,12 +20,14 @@ import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
+from threading import RLock
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a process that has begun to use a GPU cannot be forked
 # MKL otherwise adds in an order that depends on where the memory lies.
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", MKL_CBWR="COMPATIBLE")
 
 import torch  # noqa: E402
+from tqdm import tqdm  # noqa: E402
 
 from xmodal.__main__ import run  # noqa: E402
 from xmodal.miniature.render import render  # noqa: E402
@@ -55,6 +57,7 @@ def cache(folder: Path, store: str, manifest: str = "many") -> None:
 
 def start(folder: Path, store: str) -> int:
     """Run the command in a child, which writes what it says into a file of its number; returns that."""
+    tqdm.set_lock(RLock())  # its own is one lock of all forks: killed while it made a bar, one would hold it for ever
     if child := os.fork():
         return child
     status = 1

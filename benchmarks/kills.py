@@ -29,6 +29,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from random import Random
+from threading import RLock
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a process that has begun to use a GPU cannot be forked
 os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", MKL_CBWR="COMPATIBLE")
@@ -38,6 +39,7 @@ import torch  # noqa: E402
 import yaml  # noqa: E402
 from PIL import Image  # noqa: E402
 from safetensors import safe_open  # noqa: E402
+from tqdm import tqdm  # noqa: E402
 
 import xmodal.commands.lightning as lightning  # noqa: E402
 import xmodal.data.extraction as extraction  # noqa: E402
@@ -310,6 +312,7 @@ def shares(kills: int, parts: int) -> list[int]:
 def prepare(scratch: Path) -> list[Job]:
     """Inputs, and undisturbed runs of all jobs in this very process, which so imports whatever they need."""
     torch.set_num_threads(1)
+    tqdm.set_lock(RLock())  # its own is one lock of all forks: killed while it made a bar, one would hold it for ever
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     lightning.MINUTE = timedelta(microseconds=1)  # a checkpoint every step; zero would be none

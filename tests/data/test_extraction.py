@@ -331,12 +331,16 @@ def test_a_limited_run_says_what_is_missing_and_gives_up_its_group(manifest: Pat
 
 
 KILL = """
-import logging, os, signal, sys, time, warnings
+import faulthandler, logging, os, signal, sys, time, warnings
 from pathlib import Path
 from random import Random
+from threading import RLock
+from tqdm import tqdm
 from tests.data.test_extraction import Ear, Eye, Match, media, trainer
 from xmodal.data.extraction import extract
 
+faulthandler.dump_traceback_later(500, exit=True)
+tqdm.set_lock(RLock())  # its own is one lock of all forks: killed while it made a bar, one would hold it for ever
 warnings.filterwarnings("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 folder = Path(sys.argv[1])
