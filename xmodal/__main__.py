@@ -91,10 +91,9 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("XMODAL_DEBUG") == "1":
             raise
-        # Python's own errors of files begin with "[Errno 2]".
         said = str(error)
-        if isinstance(error, OSError) and error.errno and error.filename is not None:
-            said = f"{error.filename}: {os.strerror(error.errno).lower()}"
+        if isinstance(error, OSError) and error.strerror and error.filename is not None:  # or it would begin with "[Errno 2]"
+            said = f"{error.filename}: {error.strerror}"
         text = " ".join(said.split()) or type(error).__name__
         named = isinstance(error, (ValueError, OSError, ImportError, RuntimeError))
         from xmodal.commands.terminal import printable

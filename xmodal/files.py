@@ -119,7 +119,7 @@ def stems(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
     """The files of a folder with one of these suffixes, by stem; ValueError for two of one stem."""
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if suffix_of(path) in suffixes and path.name[0] != ".":
+        if suffix_of(path) in suffixes and not is_hidden(path.name):
             if path.stem in found:
                 raise ValueError(
                     f"two files of {folder} have the same stem ({found[path.stem]} and {path}): each item needs a name of its own"

@@ -104,7 +104,7 @@ def test_unknown_command() -> None:
     [
         (["generate", "no-such.wav", "--to", "image"], "no-such.wav"),
         (["world", "--split", "tset", "-o", "outputs/none"], "tset"),
-        (["world", "-n", "1", "-o", "/proc/none"], "error: /proc/none: no such file or directory"),
+        (["world", "-n", "1", "-o", "/proc/none"], "error: /proc/none: No such file or directory"),
         (["study", "analyse", "no-such", "a.csv"], "there is no study in no-such: give the folder that"),
         (["compare", "no-such", "other"], "no-such holds no results: give what"),
     ],

@@ -83,6 +83,9 @@ def test_a_place_where_nothing_is_is_no_text(tmp_path: Path, monkeypatch: pytest
     for wrong in ("sounds/", "clips/bels", "./bels", str(tmp_path / "bels"), "clips/two/"):
         with pytest.raises(FileNotFoundError, match="there is no file and no folder"):
             read([wrong], QUERIES)
+    for url in ("https://example.com/a", "https://example.com/a.wav?download=1", "https://example.com/"):
+        with pytest.raises(ValueError, match=r"cannot tell what is at https://example.com/"):
+            read([url], QUERIES)
     texts = ["bels", "a dog and/or a cat", "jazz/funk", "24/7", "a bell w/ rain", "x/" * 400 + "x"]
     assert [each.content for each in read(texts, QUERIES)] == texts
 

@@ -78,6 +78,8 @@ def slug(text: str) -> str:
 
 def _one(item: str, takes: Sequence[str]) -> Asked:
     kind = modality(item)
+    if kind == "text" and is_url(item):
+        raise ValueError(f"cannot tell what is at {item}: its name ends like no sound, picture or video: give its file")
     if kind == "text" and "text" in takes:
         if not item.strip():
             raise ValueError("a text to make something of is empty: say what is asked for")

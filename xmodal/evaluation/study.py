@@ -152,7 +152,8 @@ def analyse(key_file: Path, answers: Sequence[Path]) -> Answers:
     """Read the raters' files and sum them up.
 
     A rater is excluded who failed a check, or whose hidden repeats differ by more than one point on average (of pairs: more than
-    half of them turned round). Raises ValueError for a file of another study, or one that cannot be read, by file and line.
+    half of them turned round). Raises FileNotFoundError where there is no study, and ValueError, by file and line, for a file of
+    another study, or one that cannot be read.
     """
     if not key_file.is_file():
         raise FileNotFoundError(f"there is no study in {key_file.parent}: give the folder that `xmodal study make` wrote")
